@@ -1,0 +1,207 @@
+"""The one table of everything a user can set, and the three ways in: annotation, environment, flag.
+
+Each `Setting` gives its annotation, environment variable, flag, parser, default and help. The
+injector reads the annotations and writes the environment; the sidecar reads environment and flags;
+docs/reference/settings.md is generated from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from contract import names, values
+
+
+class Setting(NamedTuple):
+    """One thing a user can set. Empty `annotation`, `env` or `flag`: not to be had that way."""
+
+    name: str
+    annotation: str
+    env: str
+    flag: str
+    parse: Callable[[str], Any]
+    default: str
+    help: str
+    repeatable: bool = False  # the flag may be given several times; the values are joined by commas
+
+
+class BadSettingError(ValueError):
+    """One clear line: where the text stood, the text, and what is allowed."""
+
+    def __init__(self, where: str, text: str, allowed: str) -> None:
+        super().__init__(f"{where}: {text!r} is not allowed; {allowed}")
+        self.where = where
+        self.text = text
+        self.allowed = allowed
+
+
+def _setting(
+    name: str,
+    parse: Callable[[str], Any],
+    default: str,
+    text: str,
+    *,
+    annotation: bool = False,
+    sidecar: bool = False,
+    flag: str = "",
+    repeatable: bool = False,
+) -> Setting:
+    return Setting(
+        name=name,
+        annotation=names.ANNOTATION_PREFIX + name if annotation else "",
+        env=names.ENV_PREFIX + name.upper().replace("-", "_") if sidecar else "",
+        flag="--" + (flag or name) if sidecar else "",
+        parse=parse,
+        default=default,
+        help=text,
+        repeatable=repeatable,
+    )
+
+
+SETTINGS: Final[tuple[Setting, ...]] = (
+    _setting(
+        "inject", values.one_of("enabled", "disabled"), "disabled", "Whether the pod gets the sidecar.", annotation=True
+    ),
+    Setting(
+        name="capture-mode",
+        annotation=names.ANNOTATION_PREFIX + "capture",
+        env="",
+        flag="",
+        parse=values.one_of("iptables", "hosts", "none"),
+        default="iptables",
+        help="How the pod's outbound connections reach the sidecar: iptables redirects them, hosts gives "
+        "each named Service a loopback address, none leaves it to the application.",
+    ),
+    _setting(
+        "services",
+        values.services,
+        "",
+        "Services whose endpoints are watched from the start: NAME:PORT or NAME.NAMESPACE:PORT, separated by "
+        "commas. Others are found when they are first called.",
+        annotation=True,
+        sidecar=True,
+    ),
+    _setting(
+        "exclude-outbound-ports",
+        values.ports,
+        "",
+        "Destination ports that are never redirected, separated by commas.",
+        annotation=True,
+    ),
+    _setting(
+        "exclude-outbound-cidrs",
+        values.cidrs,
+        "",
+        "Destination networks that are never redirected, separated by commas.",
+        annotation=True,
+    ),
+    _setting(
+        "policy",
+        values.one_of("least-open-streams"),
+        "least-open-streams",
+        "How a stream's endpoint is picked.",
+        annotation=True,
+        sidecar=True,
+    ),
+    _setting(
+        "log-level",
+        values.one_of("debug", "info", "warning", "error"),
+        "info",
+        "The least severe messages that are logged.",
+        annotation=True,
+        sidecar=True,
+    ),
+    _setting(
+        "sidecar-image", values.image, names.DEFAULT_SIDECAR_IMAGE, "The sidecar's image.", annotation=True
+    ),
+    _setting("sidecar-cpu-request", values.quantity, "20m", "The sidecar's CPU request.", annotation=True),
+    _setting(
+        "sidecar-cpu-limit", values.quantity, "", "The sidecar's CPU limit; none if unset.", annotation=True
+    ),
+    _setting("sidecar-memory-request", values.quantity, "40Mi", "The sidecar's memory request.", annotation=True),
+    _setting("sidecar-memory-limit", values.quantity, "192Mi", "The sidecar's memory limit.", annotation=True),
+    _setting(
+        "source", values.source, "kubernetes", "Where endpoints come from: kubernetes, or file:PATH.", sidecar=True
+    ),
+    _setting(
+        "listen",
+        values.listens,
+        "",
+        "A listener of its own for a Service port: ADDRESS:PORT=SERVICE.NAMESPACE:PORT. May be repeated.",
+        sidecar=True,
+        repeatable=True,
+    ),
+    _setting(
+        "capture",
+        values.port,
+        "",
+        f"The port that redirected connections arrive at ({names.CAPTURE_PORT} in a pod); no capture if unset.",
+        sidecar=True,
+    ),
+    _setting(
+        "admin",
+        values.address,
+        f"127.0.0.1:{names.ADMIN_PORT}",
+        "Where /livez, /readyz, /metrics and /status are served.",
+        sidecar=True,
+    ),
+    _setting(
+        "namespace",
+        values.label,
+        "default",
+        "The namespace of Services named without one: the pod's own.",
+        sidecar=True,
+    ),
+)
+
+BY_NAME: Final[Mapping[str, Setting]] = {setting.name: setting for setting in SETTINGS}
+BY_ANNOTATION: Final[Mapping[str, Setting]] = {s.annotation: s for s in SETTINGS if s.annotation}
+
+
+def parse(setting: Setting, text: str, where: str) -> Any:
+    """The value of `text`, or BadSettingError naming `where` it stood. Empty text with an empty default: None."""
+    if not text and not setting.default:
+        return setting.parse(text) if setting.parse in _EMPTY_IS_A_VALUE else None
+    try:
+        return setting.parse(text)
+    except values.BadValueError as error:
+        raise BadSettingError(where, text, str(error)) from None
+
+
+_EMPTY_IS_A_VALUE: Final = (values.services, values.ports, values.cidrs, values.listens)
+
+
+def from_annotations(annotations: Mapping[str, str]) -> dict[str, Any]:
+    """Every annotation setting by name, defaults where the pod is silent.
+
+    Raises BadSettingError for a value that is not allowed and for an `evenstream.dev/` annotation that
+    does not exist (a typing mistake would otherwise be ignored in silence).
+    """
+    for key, text in annotations.items():
+        if key.startswith(names.ANNOTATION_PREFIX) and key not in BY_ANNOTATION and key != names.STATUS_ANNOTATION:
+            known = ", ".join(sorted(BY_ANNOTATION))
+            raise BadSettingError("annotation " + key, text, f"known annotations: {known}")
+    return {
+        setting.name: parse(setting, annotations.get(key, setting.default), "annotation " + key)
+        for key, setting in BY_ANNOTATION.items()
+    }
+
+
+def sidecar_settings() -> Iterable[Setting]:
+    return (setting for setting in SETTINGS if setting.flag)
+
+
+def from_flags_and_environment(flags: Mapping[str, Sequence[str]], environment: Mapping[str, str]) -> dict[str, Any]:
+    """The sidecar's settings by name: a flag beats the environment, which beats the default.
+
+    `flags` maps a setting's name to the texts given for it. Raises BadSettingError.
+    """
+    found: dict[str, Any] = {}
+    for setting in sidecar_settings():
+        given = flags.get(setting.name) or ()
+        if given:
+            found[setting.name] = parse(setting, ",".join(given), setting.flag)
+        else:
+            found[setting.name] = parse(setting, environment.get(setting.env) or setting.default, setting.env)
+    return found

@@ -1,0 +1,180 @@
+"""Parsers from the text a user wrote to a value, each with one clear error.
+
+Every parser takes the text and returns the value, or raises `BadValueError` whose text says what is allowed.
+The caller adds where the text stood (annotation, variable or flag).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+# A DNS-1035 label, as Kubernetes wants for a Service (KEP-5311 relaxes it to DNS-1123), 63 characters at most.
+_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_QUANTITY: Final = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+# An image reference as the distribution spec has it, loosely: no spaces, no upper-case repository.
+_IMAGE: Final = re.compile(
+    r"([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
+MAX_PORT: Final = 65535
+# More would not fit an iptables-restore input or an environment anybody reads.
+MAX_LIST_ITEMS: Final = 100
+
+
+class BadValueError(ValueError):
+    """The text is not what the setting allows; the message says what is."""
+
+
+class ServiceRef(NamedTuple):
+    """A Service port as a user names it: `greeter:50051` or `orders.shop:7000`."""
+
+    name: str
+    namespace: str  # empty: the pod's own namespace
+    port: int
+
+    def __str__(self) -> str:
+        dotted = f"{self.name}.{self.namespace}" if self.namespace else self.name
+        return f"{dotted}:{self.port}"
+
+
+class Address(NamedTuple):
+    """An IP address and port to listen on."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Listen(NamedTuple):
+    """A listener of its own for one Service port: `127.0.0.1:7000=greeter.default:50051`."""
+
+    address: Address
+    service: ServiceRef
+
+    def __str__(self) -> str:
+        return f"{self.address}={self.service}"
+
+
+class SourceRef(NamedTuple):
+    """Where endpoints come from: `kubernetes`, or `file:PATH`."""
+
+    kind: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.path}" if self.path else self.kind
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise BadValueError(f"allowed: {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= MAX_PORT and len(text) <= 5):
+        raise BadValueError(f"allowed: a port from 1 to {MAX_PORT}")
+    return int(text)
+
+
+def _listed(text: str) -> Sequence[str]:
+    items = [item.strip() for item in text.split(",")] if text.strip() else []
+    if len(items) > MAX_LIST_ITEMS:
+        raise BadValueError(f"allowed: at most {MAX_LIST_ITEMS} items")
+    return items
+
+
+def ports(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(port(item) for item in _listed(text))
+    except BadValueError:
+        raise BadValueError(f"allowed: ports from 1 to {MAX_PORT}, separated by commas") from None
+
+
+def cidrs(text: str) -> tuple[str, ...]:
+    found = []
+    for item in _listed(text):
+        try:
+            found.append(str(ipaddress.ip_network(item, strict=True)))
+        except ValueError:
+            raise BadValueError(
+                "allowed: CIDRs without host bits, such as 10.0.0.0/8 or fd00::/8, separated by commas"
+            ) from None
+    return tuple(found)
+
+
+def service(text: str) -> ServiceRef:
+    dotted, colon, number = text.rpartition(":")
+    name, _, namespace = dotted.partition(".")
+    good = colon and _LABEL.fullmatch(name) and (not namespace or _LABEL.fullmatch(namespace))
+    if not good or dotted.endswith("."):
+        raise BadValueError("allowed: NAME:PORT or NAME.NAMESPACE:PORT, such as greeter:50051 or orders.shop:7000")
+    return ServiceRef(name, namespace, port(number))
+
+
+def services(text: str) -> tuple[ServiceRef, ...]:
+    try:
+        return tuple(service(item) for item in _listed(text))
+    except BadValueError:
+        raise BadValueError(
+            "allowed: NAME:PORT or NAME.NAMESPACE:PORT, separated by commas, "
+            "such as greeter:50051, orders.shop:7000"
+        ) from None
+
+
+def address(text: str) -> Address:
+    host, colon, number = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    try:
+        return Address(str(ipaddress.ip_address(host)), port(number))
+    except ValueError:
+        raise BadValueError("allowed: ADDRESS:PORT with an IP address, such as 127.0.0.1:15020 or [::1]:15020") from None
+
+
+def listen(text: str) -> Listen:
+    where, equals, what = text.partition("=")
+    try:
+        if not equals:
+            raise BadValueError("no =")
+        return Listen(address(where), service(what))
+    except BadValueError:
+        raise BadValueError(
+            "allowed: ADDRESS:PORT=SERVICE.NAMESPACE:PORT, such as 127.0.0.1:7000=greeter.default:50051"
+        ) from None
+
+
+def listens(text: str) -> tuple[Listen, ...]:
+    return tuple(listen(item) for item in _listed(text))
+
+
+def source(text: str) -> SourceRef:
+    kind, _, path = text.partition(":")
+    if text == "kubernetes" or (kind == "file" and path):
+        return SourceRef(kind, path)
+    raise BadValueError("allowed: kubernetes, or file:PATH")
+
+
+def label(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise BadValueError("allowed: a DNS label of at most 63 characters, such as default")
+    return text
+
+
+def quantity(text: str) -> str:
+    if not _QUANTITY.fullmatch(text):
+        raise BadValueError("allowed: a Kubernetes quantity, such as 50m, 0.5 or 64Mi")
+    return text
+
+
+def image(text: str) -> str:
+    if not _IMAGE.fullmatch(text):
+        raise BadValueError("allowed: an image reference, such as registry.example/evenstream-sidecar:1.0")
+    return text

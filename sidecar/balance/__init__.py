@@ -1,0 +1,1 @@
+"""Endpoints and their loads to a pick. Pure: time and randomness are arguments."""

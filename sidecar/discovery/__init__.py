@@ -1,0 +1,1 @@
+"""Sources of endpoints. Each yields whole snapshots; none knows the engine."""
