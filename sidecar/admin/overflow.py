@@ -1,0 +1,82 @@
+"""What stands beyond the bounds of `metrics`, summed under one label value so that totals stay whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from sidecar.admin.model import GRPC_STATUS_NAMES, UNKNOWN, Endpoint, Service, empty_histogram
+
+OTHER: Final = "other"
+
+
+class Overflow:
+    """Sums of endpoints and Services whose totals never fall, though the set they are summed over changes:
+    Prometheus reads a fall as a restart from 0 and would count everything again."""
+
+    def __init__(self) -> None:
+        self._totals: dict[
+            str, tuple[float, float]
+        ] = {}  # by figure: the last sum, and what was shown for it
+
+    def endpoints(self, endpoints: list[Endpoint]) -> Endpoint:
+        def total(key: str, value: Callable[[Endpoint], float]) -> int:
+            return int(self._grown(f"endpoint.{key}", sum(map(value, endpoints))))
+
+        latency = empty_histogram()
+        latency["sum"] = self._grown("endpoint.sum", sum(e["latency"]["sum"] for e in endpoints))
+        latency["count"] = total("count", lambda e: e["latency"]["count"])
+        return {
+            "address": OTHER,
+            "pod": "",
+            "zone": "",
+            "state": "idle",
+            "connections": sum(e["connections"] for e in endpoints),
+            "open_streams": sum(e["open_streams"] for e in endpoints),
+            "streams_total": total("streams", lambda e: e["streams_total"]),
+            "failures_total": total("failures", lambda e: e["failures_total"]),
+            "refused_total": total("refused", lambda e: e["refused_total"]),
+            "connect_failures_total": total("connect", lambda e: e["connect_failures_total"]),
+            "last_error": "",
+            "grpc_status": self._status("endpoint", (e["grpc_status"] for e in endpoints)),
+            "latency": latency,
+        }
+
+    def services(self, services: list[Service]) -> Service:
+        latency = empty_histogram()
+        size = len(latency["buckets"])
+        histograms = [s["latency"] for s in services if len(s["latency"]["buckets"]) == size]
+        latency["buckets"] = [
+            int(self._grown(f"service.le.{i}", sum(h["buckets"][i] for h in histograms))) for i in range(size)
+        ]
+        latency["sum"] = self._grown("service.sum", sum(h["sum"] for h in histograms))
+        latency["count"] = sum(latency["buckets"])
+        ages = [age for s in services if (age := s["snapshot_age_seconds"]) is not None]
+        return {
+            "service": OTHER,
+            "namespace": "",
+            "name": OTHER,
+            "port": 0,
+            "exists": all(s["exists"] for s in services),
+            "source": "",
+            "snapshot_age_seconds": max(ages, default=None),
+            "queued_streams": sum(s["queued_streams"] for s in services),
+            "streams_total": int(self._grown("service.streams", sum(s["streams_total"] for s in services))),
+            "grpc_status": self._status("service", (s["grpc_status"] for s in services)),
+            "latency": latency,
+            "endpoints": [e for s in services for e in s["endpoints"]],
+        }
+
+    def _status(self, key: str, counts: Iterable[Mapping[int, int]]) -> dict[int, int]:
+        merged = dict.fromkeys(range(len(GRPC_STATUS_NAMES)), 0)
+        for each in counts:
+            for code, count in each.items():
+                merged[code if code in merged else UNKNOWN] += count
+        grown = {code: int(self._grown(f"{key}.status.{code}", count)) for code, count in merged.items()}
+        return {code: count for code, count in grown.items() if count}
+
+    def _grown(self, key: str, total: float) -> float:
+        last, shown = self._totals.get(key, (0.0, 0.0))
+        shown += max(0.0, total - last)
+        self._totals[key] = (total, shown)
+        return shown
