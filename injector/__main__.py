@@ -1,0 +1,140 @@
+"""`python -m injector serve` and `python -m injector inject -f pod.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from contract import names, settings, values
+from injector.admission.decision import Options
+
+SERVE_PORT: Final = 8443
+SERVICE: Final = "evenstream-injector"
+SECRET: Final = "evenstream-injector-certificates"  # noqa: S105 - the name of an object
+WEBHOOK_CONFIGURATION: Final = "evenstream-injector"
+WEBHOOK: Final = "inject.evenstream.dev"
+IMAGE_VARIABLE: Final = names.ENV_PREFIX + "SIDECAR_IMAGE"
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+
+
+def _with(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """argparse prints only ArgumentTypeError's own text; BadValueError already says what is allowed."""
+
+    def convert(text: str) -> Any:
+        try:
+            return parse(text)
+        except values.BadValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; {error}") from None
+
+    return convert
+
+
+def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m injector", description="Adds the Evenstream sidecar to pods that ask for it."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    common = _Parser(add_help=False)
+    common.add_argument(
+        "--sidecar-image",
+        type=_with(settings.BY_NAME["sidecar-image"].parse),
+        # argparse parses a default that is text, so a bad variable is reported like a bad flag.
+        default=environment.get(IMAGE_VARIABLE) or names.DEFAULT_SIDECAR_IMAGE,
+        metavar="IMAGE",
+        help=f"the sidecar's image where a pod names none (environment: {IMAGE_VARIABLE}; %(default)s)",
+    )
+    inject = commands.add_parser(
+        "inject", parents=[common], help="add the sidecar to manifests and print them"
+    )
+    inject.add_argument(
+        "-f", "--filename", required=True, metavar="FILE", help="manifests; - is standard input"
+    )
+    serve = commands.add_parser("serve", parents=[common], help="run the admission webhook in a cluster")
+    add = serve.add_argument
+    add("--address", default="", help="listen on this IP address only (default: all of the pod's)")
+    add("--port", type=_with(values.port), default=SERVE_PORT, help="listen on this port (%(default)s)")
+    add(
+        "--namespace",
+        type=_with(values.label),
+        default=environment.get("POD_NAMESPACE") or names.SYSTEM_NAMESPACE,
+        help="where the Service and the Secret are (environment: POD_NAMESPACE; %(default)s)",
+    )
+    add("--service", type=_with(values.label), default=SERVICE, help="the Service in front (%(default)s)")
+    add("--secret", default=SECRET, help="the Secret that holds the certificates (%(default)s)")
+    add("--webhook-configuration", default=WEBHOOK_CONFIGURATION, metavar="NAME", help="(%(default)s)")
+    add("--log-level", type=_with(settings.BY_NAME["log-level"].parse), default="info", help="(%(default)s)")
+    return parser
+
+
+def _inject(given: argparse.Namespace, options: Options) -> int:
+    from injector import manifest
+    from injector.admission.workloads import BadManifestError
+
+    name = "standard input" if given.filename == "-" else given.filename
+    try:
+        with (
+            open(0, "rb", closefd=False) if given.filename == "-" else Path(given.filename).open("rb") as file
+        ):
+            data = file.read(manifest.MAX_BYTES + 1)
+        text, warnings = manifest.inject_text(data, options)
+    except OSError as error:
+        return _fail(f"{name}: {error.strerror}", EXIT_USAGE)
+    except BadManifestError as error:
+        return _fail(f"{name}: {error}", EXIT_USAGE)
+    for warning in warnings:
+        print(f"{name}: {warning}", file=sys.stderr)
+    sys.stdout.write(text)
+    return 0
+
+
+def _serve(given: argparse.Namespace, options: Options) -> int:
+    # Here, not above: `inject` starts in a tenth of the time without kopf and cryptography.
+    import kopf
+
+    from injector import certs, cluster, server, webhook
+
+    logging.basicConfig(
+        level=given.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    # kopf logs every review twice at info.
+    logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLogger().level))
+    settings_ = kopf.OperatorSettings()
+    place = cluster.Place(given.namespace, given.secret, given.webhook_configuration, WEBHOOK)
+    api = cluster.Cluster(settings_, place)
+    store = certs.Store(api, [f"{given.service}.{given.namespace}.svc"])
+    webhook.configure(settings_, server.Server(given.address, given.port, store, api))
+    try:
+        webhook.run(options, settings_)
+    except (kopf.LoginError, OSError) as error:
+        return _fail(f"serve: {type(error).__name__}: {error}", EXIT_FAILED)
+    return 0
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"python -m injector: {text}", file=sys.stderr)
+    return code
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    given = _parser(environment).parse_args(arguments)
+    options = Options(given.sidecar_image, importlib.metadata.version("evenstream"))
+    return _inject(given, options) if given.command == "inject" else _serve(given, options)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

@@ -1,0 +1,58 @@
+"""Where a manifest keeps its pod templates: any workload kind, and lists of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+# Kind -> the way to what has a pod's metadata and spec. Kinds that are not here are left as they are.
+TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = {
+    "Pod": (),
+    "PodTemplate": ("template",),
+    "Deployment": ("spec", "template"),
+    "StatefulSet": ("spec", "template"),
+    "DaemonSet": ("spec", "template"),
+    "ReplicaSet": ("spec", "template"),
+    "ReplicationController": ("spec", "template"),
+    "Job": ("spec", "template"),
+    "CronJob": ("spec", "jobTemplate", "spec", "template"),
+}
+# A List may hold Lists; nobody nests them deeper, and a manifest must not exhaust the stack.
+MAX_LIST_DEPTH: Final = 8
+
+Json = dict[str, Any]
+# (where it stood, for people; the pod or template) -> what takes its place
+Change = Callable[[str, Json], Json]
+
+
+class BadManifestError(ValueError):
+    """Not a Kubernetes manifest; the text says where and why."""
+
+
+def transform(manifest: Any, change: Change, depth: int = 0) -> Any:
+    """The manifest with every pod and pod template in it replaced by what `change` makes of it.
+
+    Raises BadManifestError if it is no object with a kind.
+    """
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("kind"), str):
+        raise BadManifestError("not a Kubernetes object: it has no kind")
+    kind = manifest["kind"]
+    if kind.endswith("List") and isinstance(manifest.get("items"), list):
+        if depth >= MAX_LIST_DEPTH:
+            raise BadManifestError(f"lists are nested more than {MAX_LIST_DEPTH} deep")
+        return {**manifest, "items": [transform(item, change, depth + 1) for item in manifest["items"]]}
+    if kind not in TEMPLATES:
+        return manifest
+    metadata = manifest.get("metadata")
+    named = metadata if isinstance(metadata, dict) else {}
+    where = f"{kind} {named.get('name') or named.get('generateName') or '(no name)'}"
+    return _at(manifest, TEMPLATES[kind], where, change)
+
+
+def _at(node: Json, path: tuple[str, ...], where: str, change: Change) -> Json:
+    if not path:
+        return change(where, node)
+    below = node.get(path[0])
+    if not isinstance(below, dict):
+        raise BadManifestError(f"{where}: {path[0]} is missing or not a map")
+    return {**node, path[0]: _at(below, path[1:], where, change)}

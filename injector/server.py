@@ -1,0 +1,208 @@
+"""The TLS server that the API server calls: admission requests, and health for the kubelet's probes.
+
+It takes the place of kopf.WebhookServer (whose shape it has: called with the function that answers a
+review, it yields client configurations) for what that one cannot do: TLS 1.3 only, a certificate renewed
+without a restart, bodies over 1 MiB, `request.namespace` for the handler, and an answer in the protocol's
+own shape whatever is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import datetime
+import json
+import logging
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
+
+import aiohttp.web
+
+from injector import certs
+from injector.cluster import ApiError, load_pair
+
+MUTATE_PATH: Final = "/mutate"
+REVIEW_VERSION: Final = "admission.k8s.io/v1"
+# etcd takes objects up to 1.5 MiB and the API server requests up to 3 MiB; a review holds the object once
+# or twice as JSON.
+MAX_BODY_BYTES: Final = 10 * 1024 * 1024
+# The API server sends a review in one go and waits timeoutSeconds (5) for the answer.
+READ_TIMEOUT_SECONDS: Final = 5
+# Requests under way when the program is told to stop; the API server has given up after its own timeout.
+SHUTDOWN_SECONDS: Final = 5
+# How often the Secret is read (another replica may have renewed it) and the webhook's CA put in place again.
+REFRESH_SECONDS: Final = 60
+# Waiting for an API server that is not there yet, at start.
+RETRY_SECONDS: Final = (0.5, 1.0, 2.0, 5.0)
+
+_log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+ReviewFn = Callable[..., Awaitable[Any]]
+
+
+class BadReviewError(ValueError):
+    """Not an AdmissionReview of a pod's creation; the text says what is missing."""
+
+
+class Exchange:
+    """One review on its way: what kopf does not hand to a handler, and the handler's patch on the way back.
+
+    The patch goes back here, not through kopf's `patch`: kopf compares the pod before and after, and by
+    position, so that a container put in front of another is written as changes to all fields of the other.
+    """
+
+    __slots__ = ("namespace", "patch")
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        self.patch: list[Json] = []
+
+
+exchange: Final[ContextVar[Exchange]] = ContextVar("exchange")
+
+
+class Certificates(Protocol):
+    async def current(self, now: datetime.datetime) -> certs.Bundle: ...
+
+
+class Trust(Protocol):
+    async def trust(self, ca_certificates: bytes) -> None: ...
+
+
+class Server:
+    """Answers on `host`:`port`. Empty host: every address; API server and kubelet come to the pod's."""
+
+    def __init__(self, host: str, port: int, certificates: Certificates, trust: Trust) -> None:
+        self._host = host
+        self._port = port
+        self._certificates = certificates
+        self._trust = trust
+        self._bundle: certs.Bundle | None = None
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._ready = False
+        self.listening: tuple[str, int] | None = None
+
+    async def __call__(self, answer: ReviewFn) -> AsyncIterator[Any]:
+        await self._until_refreshed()
+        app = aiohttp.web.Application(client_max_size=MAX_BODY_BYTES)
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_post(MUTATE_PATH, lambda request: self._mutate(request, answer))
+        runner = aiohttp.web.AppRunner(app, handle_signals=False, access_log=None)
+        await runner.setup()
+        try:
+            site = aiohttp.web.TCPSite(
+                runner,
+                self._host or None,
+                self._port,
+                ssl_context=self._context,
+                shutdown_timeout=SHUTDOWN_SECONDS,
+            )
+            await site.start()
+            self.listening = runner.addresses[0][:2]
+            self._ready = True
+            _log.info("ready: listening on %s port %s", self._host or "all addresses", self.listening[1])
+            # kopf wants a client configuration to put into an object it manages; here it manages none.
+            yield {"url": f"https://localhost:{self.listening[1]}{MUTATE_PATH}"}
+            while True:
+                await asyncio.sleep(REFRESH_SECONDS)
+                try:
+                    await self._refresh()
+                except (ApiError, certs.ConflictError) as error:
+                    _log.warning("certificate not checked, trying again in %s s: %s", REFRESH_SECONDS, error)
+        finally:
+            self._ready = False
+            await runner.cleanup()
+
+    async def _until_refreshed(self) -> None:
+        tries = 0
+        while True:
+            try:
+                await self._refresh()
+            except (ApiError, certs.ConflictError) as error:
+                pause = RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)]
+                _log.warning("not ready, trying again in %s s: %s", pause, error)
+                tries += 1
+                await asyncio.sleep(pause)
+            else:
+                return
+
+    async def _refresh(self) -> None:
+        """Take the Secret's bundle. The API server is told to trust its CA before the certificate is used."""
+        bundle = await self._certificates.current(datetime.datetime.now(datetime.UTC))
+        await self._trust.trust(bundle.ca_certificates)
+        if bundle != self._bundle:
+            load_pair(self._context, bundle.certificate, bundle.key)
+            self._bundle = bundle
+            _log.info("serving certificate loaded")
+
+    async def _livez(self, _: aiohttp.web.Request) -> aiohttp.web.Response:
+        return aiohttp.web.Response(text="ok\n")
+
+    async def _readyz(self, _: aiohttp.web.Request) -> aiohttp.web.Response:
+        return aiohttp.web.Response(
+            text="ok\n" if self._ready else "stopping\n", status=200 if self._ready else 503
+        )
+
+    async def _mutate(self, request: aiohttp.web.Request, answer: ReviewFn) -> aiohttp.web.Response:
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+                body = await request.read()
+        except TimeoutError:
+            return _error(408, f"no complete body in {READ_TIMEOUT_SECONDS} s")
+        except aiohttp.web.HTTPRequestEntityTooLarge:
+            return _error(413, f"allowed: a body of at most {MAX_BODY_BYTES} bytes")
+        try:
+            review = parse_review(body)
+        except BadReviewError as error:
+            return _error(400, str(error))
+        return aiohttp.web.json_response(await _answer(review, answer))
+
+
+def parse_review(body: bytes) -> Json:
+    """The AdmissionReview (admission.k8s.io/v1) in a request's body. Raises BadReviewError."""
+    try:
+        review = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadReviewError("the body is not JSON") from None
+    if not isinstance(review, dict) or review.get("kind") != "AdmissionReview":
+        raise BadReviewError("the body is not an AdmissionReview")
+    if review.get("apiVersion") != REVIEW_VERSION:
+        raise BadReviewError(f"allowed: apiVersion {REVIEW_VERSION}")
+    request = review.get("request")
+    if not isinstance(request, dict) or not isinstance(request.get("uid"), str) or not request["uid"]:
+        raise BadReviewError("request.uid is missing")
+    for key in ("object", "resource", "userInfo"):
+        if not isinstance(request.get(key), dict):
+            raise BadReviewError(f"request.{key} is missing")
+    if not isinstance(request.get("operation"), str):
+        raise BadReviewError("request.operation is missing")
+    return review
+
+
+async def _answer(review: Mapping[str, Any], answer: ReviewFn) -> Json:
+    """kopf's answer with the handler's patch. Whatever goes wrong, the pod is admitted: a mesh that fails
+    must not stop anybody's rollout."""
+    request = review["request"]
+    current = Exchange(str(request.get("namespace") or ""))
+    exchange.set(current)
+    try:
+        answered = await answer(review)
+        response: Json = dict(answered["response"])
+    except Exception as error:
+        _log.exception("review %s failed", request["uid"])
+        current.patch.clear()
+        text = f"evenstream: pod left without the sidecar: internal error ({type(error).__name__})"
+        response = {"uid": request["uid"], "allowed": True, "warnings": [text]}
+    if current.patch:
+        response["patchType"] = "JSONPatch"
+        response["patch"] = base64.b64encode(json.dumps(current.patch).encode()).decode()
+    return {"apiVersion": REVIEW_VERSION, "kind": "AdmissionReview", "response": response}
+
+
+def _error(status: int, text: str) -> aiohttp.web.Response:
+    return aiohttp.web.json_response({"error": text}, status=status)
