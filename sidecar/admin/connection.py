@@ -141,7 +141,9 @@ class AdminConnection:
 
     def deadline(self) -> float:
         """When `tick` is wanted next; infinity once ended."""
-        return math.inf if self._ended else min(self._resumes_at, self._times_out_at)
+        if self._ended:
+            return math.inf
+        return self._times_out_at if self._resumes_at == math.inf else self._resumes_at
 
     def end(self) -> None:
         """Close after what was written."""
@@ -179,6 +181,10 @@ class AdminConnection:
             while True:
                 event = self._h11.next_event()
                 if isinstance(event, h11.Request):
+                    if not event.http_version.startswith(b"1."):
+                        version = event.http_version.decode()
+                        self._fail(505, f"HTTP/{version} is not spoken here; HTTP/1.0 and HTTP/1.1 are")
+                        return
                     self._ask = self._asked(event)
                     if self._h11.they_are_waiting_for_100_continue:
                         self._send(h11.InformationalResponse(status_code=100, headers=[]))

@@ -47,7 +47,10 @@ class Exposition:
     def family(self, name: str, kind: Kind, text: str, rows: Iterable[tuple[str, float]]) -> None:
         """One sample a row: (labels without braces, value). Counters end in _total and infos in _info."""
         samples = [
-            f"{name}{{{row}}} {number(value)}" if row else f"{name} {number(value)}" for row, value in rows
+            f"{name}{{{row}}} {value if type(value) is int else number(value)}"
+            if row
+            else f"{name} {number(value)}"
+            for row, value in rows
         ]
         if samples:
             self._head(name, kind, text)

@@ -241,7 +241,7 @@ def _downstream(out: Exposition, status: Status) -> None:
     connections, engine = status["connections"], status["engine"]
     kinds = connections["kinds"]
     out.family(
-        "evenstream_downstream_connections",
+        "evenstream_downstream_open_connections",
         "gauge",
         "Connections of the application open now, by what they carry.",
         _labelled("kind", {kind: count["open"] for kind, count in kinds.items()}),
@@ -283,15 +283,17 @@ def _downstream(out: Exposition, status: Status) -> None:
     )
     held = "Bytes taken from one side and not yet written to the other."
     out.family("evenstream_held_bytes", "gauge", held, [("", engine["held_bytes"])])
-    for name, value in _named(engine.get("counters", {})):
+    counters, gauges = _named(engine.get("counters", {})), _named(engine.get("gauges", {}))
+    for name, value in counters.items():
         out.family(f"evenstream_engine_{name}_total", "counter", "A total of the engine.", [("", value)])
-    for name, value in _named(engine.get("gauges", {})):
-        out.family(f"evenstream_engine_{name}", "gauge", "A figure of the engine.", [("", value)])
+    for name, value in gauges.items():
+        if name not in counters:  # OpenMetrics has one name for both
+            out.family(f"evenstream_engine_{name}", "gauge", "A figure of the engine.", [("", value)])
 
 
-def _named(figures: Mapping[str, float]) -> list[tuple[str, float]]:
+def _named(figures: Mapping[str, float]) -> dict[str, float]:
     """Extra figures under names the grammar allows, without a doubled _total."""
     found: dict[str, float] = {}
     for name, value in bounded(figures).items():
         found[_NOT_IN_NAMES.sub("_", name.lower()).removesuffix("_total")] = value
-    return list(found.items())
+    return found

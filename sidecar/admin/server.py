@@ -54,8 +54,8 @@ class AdminServer:
 
     Call order: `accept` for every new connection, then its `received` and `lost` as they come; `tick` no
     later than `deadline`. Each call may write to and close transports of any connection. `on_drain` is called
-    inside POST /drain, each time, and returns at once; None: there is no drain (501). `log` takes one line for each
-    fault of the view or the renderer, which end as 500 and never reach the caller.
+    inside POST /drain, each time, and returns at once; None: there is no drain (501). `log` takes one line
+    for each fault of the view or the renderer, which end as 500 and never reach the caller.
     """
 
     def __init__(
