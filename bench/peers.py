@@ -214,6 +214,6 @@ def start(
 def _check_build(process: Process, launch: Launch) -> None:
     """Figures of the wrong build would be worse than none."""
     status = json.loads(admin_get(launch.admin, "/status")[1])
-    wanted, runs = launch.env["EVENSTREAM_BUILD"], json.dumps(status.get("build", "unknown"))
-    if wanted not in runs:
-        raise process.failed(f"runs the build {runs}, not {wanted} (make build)")
+    wanted, runs = launch.env["EVENSTREAM_BUILD"], status["build"]["build"]
+    if wanted != runs:
+        raise process.failed(f"runs the {runs} build, not the {wanted} one (make build)")
