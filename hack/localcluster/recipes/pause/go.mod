@@ -1,0 +1,3 @@
+module evenstream.dev/hack/pause
+
+go 1.21
