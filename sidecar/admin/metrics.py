@@ -16,7 +16,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from sidecar.admin.exposition import OPENMETRICS_TYPE, TEXT_TYPE, Exposition, labels
-from sidecar.admin.model import ENDPOINT_STATES, GRPC_STATUS_NAMES, UNKNOWN, Endpoint, Service, Status
+from sidecar.admin.model import (
+    ENDPOINT_STATES,
+    GRPC_STATUS_NAMES,
+    NO_STATUS,
+    UNKNOWN,
+    Endpoint,
+    Service,
+    Status,
+)
 from sidecar.admin.overflow import OTHER, Overflow
 from sidecar.admin.process import ProcessUsage
 
@@ -28,6 +36,7 @@ MAX_SERVICE_ROWS: Final = 100
 # Values of an open-ended label (HTTP/2 has 14 error codes), and extra figures of the engine and the source.
 MAX_LABEL_VALUES: Final = 32
 
+_STATUS_LABELS: Final = {NO_STATUS: "none", **dict(enumerate(GRPC_STATUS_NAMES))}
 _NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9_]+")
 
 _ENDPOINT_GAUGES: Final[tuple[tuple[str, Callable[[Endpoint], float], str], ...]] = (
@@ -163,7 +172,7 @@ class MetricsWriter:
 def _by_status(row: str, counts: Mapping[int, int]) -> list[tuple[str, float]]:
     named: dict[str, int] = {}
     for code, count in counts.items():
-        name = GRPC_STATUS_NAMES[code] if 0 <= code < len(GRPC_STATUS_NAMES) else GRPC_STATUS_NAMES[UNKNOWN]
+        name = _STATUS_LABELS.get(code, GRPC_STATUS_NAMES[UNKNOWN])
         named[name] = named.get(name, 0) + count
     return [(f'{row},grpc_status="{name}"', count) for name, count in named.items()]
 

@@ -21,15 +21,6 @@ ENDPOINT_STATES: Final[tuple[EndpointState, ...]] = (
     "ejected",
 )
 
-# Upper bounds of the latency buckets, in seconds. Each is also a bound of gRFC A66's default buckets, so the
-# histograms can be laid over those of grpc.client.attempt.duration; a third of A66's 41, because each bound
-# is one more time series for every Service in every client pod. OpenTelemetry's advice for rpc durations
-# starts at 5 ms, above most calls inside a cluster.
-LATENCY_BOUNDS: Final[tuple[float, ...]] = (
-    *(0.0001, 0.0003, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05),
-    *(0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0),
-)
-
 # grpc/grpc doc/statuscodes.md. A number outside it counts as UNKNOWN, as it does for a gRPC client.
 GRPC_STATUS_NAMES: Final = (
     *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND"),
@@ -37,6 +28,7 @@ GRPC_STATUS_NAMES: Final = (
     *("OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
 )
 UNKNOWN: Final = 2
+NO_STATUS: Final = -1  # the stream ended without one: cancelled, reset, connection lost
 
 
 class Readiness(NamedTuple):
@@ -59,7 +51,7 @@ class Histogram(TypedDict):
     """Durations of finished streams. `buckets[i]` counts those <= bounds[i] and above the bound before (not
     cumulative); the one more bucket at the end is for the rest. len(buckets) == len(bounds) + 1."""
 
-    bounds: list[float] | tuple[float, ...]  # seconds, rising: LATENCY_BOUNDS
+    bounds: list[float] | tuple[float, ...]  # seconds, rising; the engine's, the same for all
     buckets: list[int]
     sum: float  # seconds
     count: int
@@ -77,7 +69,7 @@ class Endpoint(TypedDict):
     refused_total: int  # streams it did not take: REFUSED_STREAM, or above GOAWAY's last stream id
     connect_failures_total: int
     last_error: str  # one line, empty if none
-    grpc_status: dict[int, int]  # finished streams by grpc-status code
+    grpc_status: dict[int, int]  # finished streams by grpc-status code, or NO_STATUS
     latency: Histogram
 
 
@@ -146,7 +138,3 @@ class StatusView(Protocol):
 
     def status(self, now: float) -> Status:
         """For /status and /metrics. A new value each time, or one nobody changes while it is rendered."""
-
-
-def empty_histogram() -> Histogram:
-    return {"bounds": LATENCY_BOUNDS, "buckets": [0] * (len(LATENCY_BOUNDS) + 1), "sum": 0.0, "count": 0}

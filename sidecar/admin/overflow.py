@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from sidecar.admin.model import GRPC_STATUS_NAMES, UNKNOWN, Endpoint, Service, empty_histogram
+from sidecar.admin.model import GRPC_STATUS_NAMES, NO_STATUS, UNKNOWN, Endpoint, Histogram, Service
 
 OTHER: Final = "other"
 
@@ -23,9 +23,6 @@ class Overflow:
         def total(key: str, value: Callable[[Endpoint], float]) -> int:
             return int(self._grown(f"endpoint.{key}", sum(map(value, endpoints))))
 
-        latency = empty_histogram()
-        latency["sum"] = self._grown("endpoint.sum", sum(e["latency"]["sum"] for e in endpoints))
-        latency["count"] = total("count", lambda e: e["latency"]["count"])
         return {
             "address": OTHER,
             "pod": "",
@@ -39,18 +36,10 @@ class Overflow:
             "connect_failures_total": total("connect", lambda e: e["connect_failures_total"]),
             "last_error": "",
             "grpc_status": self._status("endpoint", (e["grpc_status"] for e in endpoints)),
-            "latency": latency,
+            "latency": self._latency("endpoint", [e["latency"] for e in endpoints]),
         }
 
     def services(self, services: list[Service]) -> Service:
-        latency = empty_histogram()
-        size = len(latency["buckets"])
-        histograms = [s["latency"] for s in services if len(s["latency"]["buckets"]) == size]
-        latency["buckets"] = [
-            int(self._grown(f"service.le.{i}", sum(h["buckets"][i] for h in histograms))) for i in range(size)
-        ]
-        latency["sum"] = self._grown("service.sum", sum(h["sum"] for h in histograms))
-        latency["count"] = sum(latency["buckets"])
         ages = [age for s in services if (age := s["snapshot_age_seconds"]) is not None]
         return {
             "service": OTHER,
@@ -63,17 +52,28 @@ class Overflow:
             "queued_streams": sum(s["queued_streams"] for s in services),
             "streams_total": int(self._grown("service.streams", sum(s["streams_total"] for s in services))),
             "grpc_status": self._status("service", (s["grpc_status"] for s in services)),
-            "latency": latency,
+            "latency": self._latency("service", [s["latency"] for s in services]),
             "endpoints": [e for s in services for e in s["endpoints"]],
         }
 
     def _status(self, key: str, counts: Iterable[Mapping[int, int]]) -> dict[int, int]:
-        merged = dict.fromkeys(range(len(GRPC_STATUS_NAMES)), 0)
+        merged = dict.fromkeys((NO_STATUS, *range(len(GRPC_STATUS_NAMES))), 0)
         for each in counts:
             for code, count in each.items():
                 merged[code if code in merged else UNKNOWN] += count
         grown = {code: int(self._grown(f"{key}.status.{code}", count)) for code, count in merged.items()}
         return {code: count for code, count in grown.items() if count}
+
+    def _latency(self, key: str, histograms: list[Histogram]) -> Histogram:
+        """Raises ValueError if they have different numbers of buckets."""
+        columns = zip(*(h["buckets"] for h in histograms), strict=True)
+        buckets = [int(self._grown(f"{key}.le.{i}", sum(column))) for i, column in enumerate(columns)]
+        return {
+            "bounds": histograms[0]["bounds"],
+            "buckets": buckets,
+            "sum": self._grown(f"{key}.sum", sum(h["sum"] for h in histograms)),
+            "count": sum(buckets),
+        }
 
     def _grown(self, key: str, total: float) -> float:
         last, shown = self._totals.get(key, (0.0, 0.0))

@@ -6,16 +6,24 @@ import math
 
 from sidecar.admin.connection import AdminConnection
 from sidecar.admin.model import (
-    LATENCY_BOUNDS,
     Endpoint,
     EndpointState,
     Histogram,
     Readiness,
     Service,
     Status,
-    empty_histogram,
 )
 from sidecar.admin.server import AdminServer
+
+# Some bounds; the engine has its own.
+LATENCY_BOUNDS = (
+    *(0.0001, 0.0003, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0),
+)
+
+
+def empty_histogram() -> Histogram:
+    return {"bounds": LATENCY_BOUNDS, "buckets": [0] * (len(LATENCY_BOUNDS) + 1), "sum": 0.0, "count": 0}
 
 
 def observe(histogram: Histogram, seconds: float, times: int = 1) -> None:
