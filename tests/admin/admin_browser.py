@@ -1,4 +1,4 @@
-"""A real socket server for the admin port, and a real Chromium for it, through ChromeDriver's W3C protocol."""
+"""A real socket server for the admin port, and a real Chromium for it, through ChromeDriver's protocol."""
 
 from __future__ import annotations
 

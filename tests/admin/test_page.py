@@ -138,6 +138,8 @@ def test_live_bars(
     ]
     fault = browser.run(f"{rows}[5].querySelector('.fault').textContent")
     assert fault == live.services[0]["endpoints"][5]["last_error"]
+    errors = browser.run(f"{rows}[5].querySelector('.errors output').textContent")
+    assert errors == "4 · 100 %"
     before = browser.run(f"{rows}.map(r => parseInt(r.querySelector('.calls output').textContent))")
     seen = int(browser.run("return document.body.dataset.updates"))
     browser.wait_for(f"Number(document.body.dataset.updates) >= {seen + 2}")
