@@ -68,6 +68,8 @@ def run(chosen: Sequence[cases.Case], peers: Sequence[str], rounds: int, plan: P
         taken = sample(case, peer, number, plan)
         samples.append(taken)
         shown = ", ".join(f"{key} {report.number(value)}" for key, value in taken.values.items())
+        if taken.values and "rate" in taken.detail:
+            shown += f" ({taken.detail['rate']:,.0f}/s, core {taken.detail['core']:.0%})"
         bad = f", {taken.failed} failed, {taken.stalled} stalled" if taken.failed or taken.stalled else ""
         line = f"[{done}/{len(todo)}] {peer}: {shown or case.name + ': ' + taken.problem}{bad}"
         print(line, file=sys.stderr, flush=True)
@@ -128,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known_cores = len(os.sched_getaffinity(0))
     proxy_core, load_core = cores()
     seconds = options.seconds or (1.5 if options.quick else 3.0)
-    plan = Plan(proxy_core, load_core, 0.5 if options.quick else 1.0, seconds)
+    plan = Plan(proxy_core, load_core, 0.5 if options.quick else 1.0, seconds, whole=not options.quick)
     os.sched_setaffinity(0, {load_core})
     os.chdir(ROOT)  # `python -m sidecar` of this tree is what is measured
     signal.signal(signal.SIGTERM, _terminated)

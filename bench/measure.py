@@ -27,6 +27,7 @@ EVENT_PAUSE: Final = 0.05  # so that each event is one of its own
 AGE_REQUESTS: Final = 5
 BUSY_SECONDS: Final = 0.2
 STALL: Final = "5s"
+TAIL_SECONDS: Final = 40.0  # after the window: calls still wanted (20 s, client.go) and those that stall
 
 
 class Plan(NamedTuple):
@@ -36,6 +37,7 @@ class Plan(NamedTuple):
     load_core: int
     warmup: float  # seconds
     window: float  # seconds
+    whole: bool = True  # go on after the window until a case has its calls (not in a quick run)
 
 
 class Sample(NamedTuple):
@@ -92,14 +94,14 @@ class Bench:
         arguments += ["--warmup", f"{self.plan.warmup}s", "--window", f"{window or self.plan.window}s"]
         if load.unique:
             arguments.append("--unique")
+        if load.at_least and self.plan.whole:
+            arguments += ["--calls", str(load.at_least)]
         if load.mode == "open":
             arguments += ["--rate", str(load.rate)]
         return self.load(load.mode, *arguments)
 
     def run(self, load: Load, target: str, pid: int) -> dict[str, Any]:
-        wait = (
-            START_SECONDS + self.plan.warmup + self.plan.window + 15.0
-        )  # the last: calls that stall at the end
+        wait = START_SECONDS + self.plan.warmup + self.plan.window + TAIL_SECONDS
         return self.client(load, target, pid).read_json(wait)
 
 

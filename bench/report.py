@@ -113,6 +113,15 @@ def notes(samples: Sequence[Sample]) -> list[str]:
             )
         problems = sorted({s.problem for s in rounds if s.problem})
         lines.extend(f"- {case}, {peer}: not measured: {problem}" for problem in problems)
+    for peer in cases.OWN:
+        own = [s for s in samples if s.peer == peer and s.calls]
+        if own:
+            calls = sum(s.calls + s.failed + s.stalled for s in own)
+            bad = sum(s.failed + s.stalled for s in own)
+            big = sum(s.calls for s in own if s.case == "call-16k")
+            lines.append(
+                f"{TITLES[peer]}: {bad:,} of {calls:,} calls failed or stalled ({big:,} calls of 16 KiB)."
+            )
     busy = summarise([sample.busy for sample in samples])
     if busy is not None:
         warning = "; the figures are only indicative" if busy.median > BUSY_SHARE else ""

@@ -23,6 +23,8 @@ const (
 	watchEvery = 100 * time.Millisecond
 	// failurePause keeps a proxy that refuses everything from being hammered in a tight loop.
 	failurePause = time.Millisecond
+	// extraWait bounds how long --calls may go on after the window.
+	extraWait = 20 * time.Second
 	// drainWait bounds the wait for calls in flight at the end.
 	drainWait = 6 * time.Second
 	// maxErrorKinds bounds the distinct error texts that are kept.
@@ -57,6 +59,8 @@ type tally struct {
 	mutex               sync.Mutex
 	errors              map[string]int
 }
+
+func (t *tally) all() int64 { return t.ok.Load() + t.failed.Load() + t.stalled.Load() }
 
 func (t *tally) fail(err error, stalled bool) {
 	if stalled {
@@ -246,6 +250,11 @@ func closedLoop(ctx context.Context, o options, step func(context.Context, *work
 	}
 	go watch(watching, workers, o.stall)
 	r, err := measure(ctx, o, &counts, &inWindow)
+	for deadline := time.Now().Add(extraWait); counts.all() < o.calls && time.Now().Before(deadline); {
+		if !pause(ctx, watchEvery) {
+			break
+		}
+	}
 	stopping.Store(true)
 	if err != nil {
 		return err

@@ -30,6 +30,7 @@ type options struct {
 	window   time.Duration
 	stall    time.Duration
 	pid      int
+	calls    int64
 	listen   string
 	announce bool
 }
@@ -52,6 +53,7 @@ func parseFlags(mode string, args []string) options {
 	flags.DurationVar(&o.window, "window", 3*time.Second, "time that is measured")
 	flags.DurationVar(&o.stall, "stall", 5*time.Second, "a call or message that takes longer has stalled")
 	flags.IntVar(&o.pid, "pid", 0, "process whose CPU time is read at both ends of the window")
+	flags.Int64Var(&o.calls, "calls", 0, "unary, stream: go on after the window until so many were made")
 	flags.StringVar(&o.listen, "listen", "", "serve: FIRST-LAST=ADDR,... see serve.go")
 	flags.BoolVar(&o.announce, "announce", false, "serve: print when each listener gets its first connection and stream")
 	_ = flags.Parse(args) // ExitOnError: it never returns one

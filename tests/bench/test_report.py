@@ -145,3 +145,13 @@ def test_json_holds_samples_and_summaries(rounds: list[Sample]) -> None:
         "most": 9.5,
         "rounds": 3,
     }
+
+
+def test_our_own_calls_are_told_even_when_none_failed(sample: Make) -> None:
+    samples = [
+        sample("call-16k", cases.OURS, 40.0, calls=20_000),
+        sample("unary-4x32", cases.OURS, 9.0, calls=5),
+    ]
+    assert "Evenstream: 0 of 20,005 calls failed or stalled (20,000 calls of 16 KiB)." in report.notes(
+        samples
+    )
