@@ -13,6 +13,9 @@ from injector.admission.workloads import BadManifestError, transform
 
 # What kubectl would still send to an API server (3 MiB an object), for a file of several.
 MAX_BYTES: Final = 10 * 1024 * 1024
+# YAML aliases are written out, and a few nested ones stand for millions of values ("billion laughs"). No file
+# of MAX_BYTES that says what it means has as many.
+MAX_VALUES: Final = 2_000_000
 
 Json = dict[str, Any]
 
@@ -65,10 +68,13 @@ def inject_text(data: bytes, options: Options) -> tuple[str, list[str]]:
         warnings.extend(f"{where}: {warning}" for warning in decision.warnings)
         return inject(pod, decision)
 
+    def warn(where: str, text: str) -> None:
+        warnings.append(f"{where}: evenstream: {text}")
+
     documents = []
     for number, document in enumerate(_documents(text), 1):
         try:
-            documents.append(transform(document, change))
+            documents.append(transform(document, change, warn))
         except BadManifestError as error:
             raise BadManifestError(f"document {number}: {error}") from None
     if not documents:
@@ -78,12 +84,27 @@ def inject_text(data: bytes, options: Options) -> tuple[str, list[str]]:
 
 def _documents(text: str) -> list[Any]:
     try:
-        return [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
+        documents = [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise BadManifestError(f"not YAML: {line}{error.problem}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise BadManifestError(f"not YAML: {' '.join(str(error).split())}") from None
+    if _too_many(documents):
+        raise BadManifestError(f"allowed: at most {MAX_VALUES} values once its aliases are written out")
+    return documents
+
+
+def _too_many(documents: list[Any]) -> bool:
+    seen, waiting = 0, list(documents)
+    while waiting and seen <= MAX_VALUES:
+        value = waiting.pop()
+        seen += 1
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return seen > MAX_VALUES
 
 
 def _dump(documents: list[Mapping[str, Any]]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from contract import names
+
 # Kind -> the way to what has a pod's metadata and spec. Kinds that are not here are left as they are.
 TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = {
     "Pod": (),
@@ -23,14 +25,17 @@ MAX_LIST_DEPTH: Final = 8
 Json = dict[str, Any]
 # (where it stood, for people; the pod or template) -> what takes its place
 Change = Callable[[str, Json], Json]
+# (where it stood; one sentence)
+Warn = Callable[[str, str], None]
 
 
 class BadManifestError(ValueError):
     """Not a Kubernetes manifest; the text says where and why."""
 
 
-def transform(manifest: Any, change: Change, depth: int = 0) -> Any:
-    """The manifest with every pod and pod template in it replaced by what `change` makes of it.
+def transform(manifest: Any, change: Change, warn: Warn, depth: int = 0) -> Any:
+    """The manifest with every pod and pod template in it replaced by what `change` makes of it. `warn` hears
+    of an annotation that stands on the workload, where it has no effect, and not on its pod template.
 
     Raises BadManifestError if it is no object with a kind.
     """
@@ -40,13 +45,30 @@ def transform(manifest: Any, change: Change, depth: int = 0) -> Any:
     if kind.endswith("List") and isinstance(manifest.get("items"), list):
         if depth >= MAX_LIST_DEPTH:
             raise BadManifestError(f"lists are nested more than {MAX_LIST_DEPTH} deep")
-        return {**manifest, "items": [transform(item, change, depth + 1) for item in manifest["items"]]}
+        return {**manifest, "items": [transform(item, change, warn, depth + 1) for item in manifest["items"]]}
     if kind not in TEMPLATES:
         return manifest
     metadata = manifest.get("metadata")
     named = metadata if isinstance(metadata, dict) else {}
     where = f"{kind} {named.get('name') or named.get('generateName') or '(no name)'}"
-    return _at(manifest, TEMPLATES[kind], where, change)
+    path = TEMPLATES[kind]
+
+    def changed(where: str, pod: Json) -> Json:
+        if path and _asks(manifest) and not _asks(pod):
+            template = ".".join(path)
+            warn(
+                where,
+                f"{names.INJECT_ANNOTATION} does nothing here; it belongs into {template}.metadata",
+            )
+        return change(where, pod)
+
+    return _at(manifest, path, where, changed)
+
+
+def _asks(thing: Json) -> bool:
+    metadata = thing.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
+    return isinstance(annotations, dict) and names.INJECT_ANNOTATION in annotations
 
 
 def _at(node: Json, path: tuple[str, ...], where: str, change: Change) -> Json:

@@ -1,0 +1,203 @@
+"""`python -m injector serve` as a process: a real TLS socket, a Kubernetes API with behaviour behind it."""
+
+import json
+import random
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import jsonpatch
+import pytest
+from fake_cluster import FakeCluster
+from serving import Injector, connect, patch_of, post, review
+
+POD: dict[str, Any] = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"generateName": "client-6b7f9c-", "annotations": {"evenstream.dev/inject": "enabled"}},
+    "spec": {"initContainers": [{"name": "first"}], "containers": [{"name": "client", "image": "client:1"}]},
+}
+# Enough to find a crash that one odd value in twenty causes; all of 10,000 take a minute.
+FUZZED = 300
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Injector, FakeCluster]]:
+    with FakeCluster() as cluster:
+        cluster.write_kubeconfig(tmp_path_factory.mktemp("serve") / "kubeconfig")
+        with Injector(cluster.kubeconfig) as injector:
+            injector.wait_for("ready: listening")
+            yield injector, cluster
+
+
+def _ask(served: tuple[Injector, FakeCluster], body: Any) -> dict[str, Any]:
+    injector, cluster = served
+    status, answer = post(injector.port, cluster.ca_bundle, json.dumps(body).encode())
+    assert status == 200, answer
+    decoded = json.loads(answer)
+    assert decoded["kind"] == "AdmissionReview"
+    assert decoded["apiVersion"] == "admission.k8s.io/v1"
+    response = decoded["response"]
+    assert response["uid"] == body["request"]["uid"]
+    assert response["allowed"] is True
+    return response
+
+
+def test_a_pod_that_asks_is_patched_and_the_log_has_the_requests_namespace(served):
+    response = _ask(served, review(POD))
+    patch = patch_of(response)
+    assert all(operation["op"] == "add" for operation in patch)
+    after = jsonpatch.apply_patch(POD, patch)
+    assert [one["name"] for one in after["spec"]["initContainers"]] == [
+        "evenstream",
+        "evenstream-init",
+        "first",
+    ]
+    assert "warnings" not in response
+    served[0].wait_for(r"pod shop/client-6b7f9c-\*: injected, capture iptables")
+
+
+def test_a_pod_that_has_the_sidecar_gets_an_empty_answer(served):
+    after = jsonpatch.apply_patch(POD, patch_of(_ask(served, review(POD))))
+    response = _ask(served, review(after))
+    assert patch_of(response) == []
+    assert "warnings" not in response
+
+
+def test_a_malformed_annotation_admits_the_pod_with_a_warning(served):
+    pod = {**POD, "metadata": {"name": "p", "annotations": {"evenstream.dev/inject": "yes"}}}
+    response = _ask(served, review(pod))
+    assert patch_of(response) == []
+    (warning,) = response["warnings"]
+    assert "evenstream.dev/inject" in warning
+    assert "'yes'" in warning
+    assert "allowed: enabled, disabled" in warning
+
+
+def test_a_pod_over_a_mebibyte_is_patched_too(served):
+    pod = {**POD, "spec": {**POD["spec"], "note": "x" * (3 * 1024 * 1024)}}
+    assert patch_of(_ask(served, review(pod)))
+
+
+def test_a_body_over_the_limit_is_refused(served):
+    injector, cluster = served
+    connection = connect(injector.port, cluster.ca_bundle)
+    connection.request("POST", "/mutate", b'"' + b"x" * (11 * 1024 * 1024) + b'"')
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "not an AdmissionReview"),
+        (b'{"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1beta1"}', "admission.k8s.io/v1"),
+        (b'{"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1"}', "request.uid is missing"),
+        (json.dumps({**review(POD), "request": {"uid": "1"}}).encode(), "request.object is missing"),
+    ],
+)
+def test_what_is_no_review_is_refused_with_a_reason(served, body: bytes, says: str):
+    injector, cluster = served
+    status, answer = post(injector.port, cluster.ca_bundle, body)
+    assert status == 400
+    assert says in json.loads(answer)["error"]
+
+
+def test_another_resource_is_admitted_unchanged(served):
+    body = review(POD)
+    body["request"]["resource"] = {"group": "apps", "version": "v1", "resource": "deployments"}
+    response = _ask(served, body)
+    assert patch_of(response) == []
+
+
+def test_reviews_with_odd_values_get_an_answer_and_never_a_crash(served):
+    injector, cluster = served
+    chosen = random.Random(7)
+    odd = (None, 0, -1, "", "x", [], {}, [None], {"a": None}, True, "\u0000", [{"name": 5}])
+    connection = connect(injector.port, cluster.ca_bundle)
+    for _ in range(FUZZED):
+        body = json.loads(json.dumps(review(POD)))
+        node, path = body["request"], []
+        while isinstance(node, dict) and node and (not path or chosen.random() < 0.7):
+            key = chosen.choice(sorted(node))
+            path.append((node, key))
+            node = node[key]
+        parent, key = path[-1]
+        parent[key] = chosen.choice(odd)
+        connection.request("POST", "/mutate", json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+        assert response.status in (200, 400), (body, answer)
+        if response.status == 200:
+            assert answer["response"]["allowed"] is True, (body, answer)
+    connection.close()
+    assert injector.process.poll() is None
+
+
+def test_health_is_on_the_same_port(served):
+    injector, cluster = served
+    for path in ("/livez", "/readyz"):
+        connection = connect(injector.port, cluster.ca_bundle)
+        connection.request("GET", path)
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+def test_tls_below_1_3_is_refused(served):
+    injector, cluster = served
+    context = ssl.create_default_context(cadata=cluster.ca_bundle.decode())
+    context.check_hostname = False
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with (
+        socket.create_connection(("127.0.0.1", injector.port), timeout=10) as plain,
+        pytest.raises(ssl.SSLError),
+    ):
+        context.wrap_socket(plain)
+
+
+def test_it_asks_the_api_server_for_no_more_than_its_rights(served):
+    allowed = (
+        "GET /api/v1/namespaces/evenstream-system/secrets/evenstream-injector-certificates",
+        "POST /api/v1/namespaces/evenstream-system/secrets",
+        "PUT /api/v1/namespaces/evenstream-system/secrets/evenstream-injector-certificates",
+        "PATCH /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/evenstream-injector",
+        # Discovery, which every account may use.
+        "GET /api",
+        "GET /api/v1",
+        "GET /apis",
+    )
+    assert set(served[1].calls) <= set(allowed)
+
+
+def test_it_ends_cleanly_on_sigterm_and_starts_again_with_the_same_certificate(cluster: FakeCluster):
+    with Injector(cluster.kubeconfig) as injector:
+        injector.wait_for("ready: listening")
+        before = cluster.ca_bundle
+        assert injector.stop() == 0
+    with Injector(cluster.kubeconfig) as injector:
+        injector.wait_for("ready: listening")
+        assert cluster.ca_bundle == before
+        assert post(injector.port, before, json.dumps(review(POD)).encode())[0] == 200
+        assert injector.stop() == 0
+
+
+def test_two_replicas_serve_under_one_ca(cluster: FakeCluster):
+    with Injector(cluster.kubeconfig) as one, Injector(cluster.kubeconfig) as two:
+        for injector in (one, two):
+            injector.wait_for("ready: listening")
+        for injector in (one, two):
+            assert post(injector.port, cluster.ca_bundle, json.dumps(review(POD)).encode())[0] == 200
+
+
+def test_an_api_server_that_fails_at_first_is_asked_again(cluster: FakeCluster):
+    cluster.webhooks, webhooks = None, cluster.webhooks
+    with Injector(cluster.kubeconfig) as injector:
+        injector.wait_for("not ready, trying again.*evenstream-injector does not exist")
+        cluster.webhooks = webhooks
+        injector.wait_for("ready: listening")
+        assert cluster.ca_bundle
