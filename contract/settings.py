@@ -61,7 +61,11 @@ def _setting(
 
 SETTINGS: Final[tuple[Setting, ...]] = (
     _setting(
-        "inject", values.one_of("enabled", "disabled"), "disabled", "Whether the pod gets the sidecar.", annotation=True
+        "inject",
+        values.one_of("enabled", "disabled"),
+        "disabled",
+        "Whether the pod gets the sidecar.",
+        annotation=True,
     ),
     Setting(
         name="capture-mode",
@@ -119,10 +123,18 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _setting(
         "sidecar-cpu-limit", values.quantity, "", "The sidecar's CPU limit; none if unset.", annotation=True
     ),
-    _setting("sidecar-memory-request", values.quantity, "40Mi", "The sidecar's memory request.", annotation=True),
-    _setting("sidecar-memory-limit", values.quantity, "192Mi", "The sidecar's memory limit.", annotation=True),
     _setting(
-        "source", values.source, "kubernetes", "Where endpoints come from: kubernetes, or file:PATH.", sidecar=True
+        "sidecar-memory-request", values.quantity, "40Mi", "The sidecar's memory request.", annotation=True
+    ),
+    _setting(
+        "sidecar-memory-limit", values.quantity, "192Mi", "The sidecar's memory limit.", annotation=True
+    ),
+    _setting(
+        "source",
+        values.source,
+        "kubernetes",
+        "Where endpoints come from: kubernetes, or file:PATH.",
+        sidecar=True,
     ),
     _setting(
         "listen",
@@ -179,7 +191,11 @@ def from_annotations(annotations: Mapping[str, str]) -> dict[str, Any]:
     does not exist (a typing mistake would otherwise be ignored in silence).
     """
     for key, text in annotations.items():
-        if key.startswith(names.ANNOTATION_PREFIX) and key not in BY_ANNOTATION and key != names.STATUS_ANNOTATION:
+        if (
+            key.startswith(names.ANNOTATION_PREFIX)
+            and key not in BY_ANNOTATION
+            and key != names.STATUS_ANNOTATION
+        ):
             known = ", ".join(sorted(BY_ANNOTATION))
             raise BadSettingError("annotation " + key, text, f"known annotations: {known}")
     return {
@@ -192,7 +208,9 @@ def sidecar_settings() -> Iterable[Setting]:
     return (setting for setting in SETTINGS if setting.flag)
 
 
-def from_flags_and_environment(flags: Mapping[str, Sequence[str]], environment: Mapping[str, str]) -> dict[str, Any]:
+def from_flags_and_environment(
+    flags: Mapping[str, Sequence[str]], environment: Mapping[str, str]
+) -> dict[str, Any]:
     """The sidecar's settings by name: a flag beats the environment, which beats the default.
 
     `flags` maps a setting's name to the texts given for it. Raises BadSettingError.

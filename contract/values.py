@@ -115,7 +115,9 @@ def service(text: str) -> ServiceRef:
     name, _, namespace = dotted.partition(".")
     good = colon and _LABEL.fullmatch(name) and (not namespace or _LABEL.fullmatch(namespace))
     if not good or dotted.endswith("."):
-        raise BadValueError("allowed: NAME:PORT or NAME.NAMESPACE:PORT, such as greeter:50051 or orders.shop:7000")
+        raise BadValueError(
+            "allowed: NAME:PORT or NAME.NAMESPACE:PORT, such as greeter:50051 or orders.shop:7000"
+        )
     return ServiceRef(name, namespace, port(number))
 
 
@@ -136,7 +138,9 @@ def address(text: str) -> Address:
     try:
         return Address(str(ipaddress.ip_address(host)), port(number))
     except ValueError:
-        raise BadValueError("allowed: ADDRESS:PORT with an IP address, such as 127.0.0.1:15020 or [::1]:15020") from None
+        raise BadValueError(
+            "allowed: ADDRESS:PORT with an IP address, such as 127.0.0.1:15020 or [::1]:15020"
+        ) from None
 
 
 def listen(text: str) -> Listen:

@@ -1,0 +1,99 @@
+"""`python -m sidecar`: flags and environment to settings, logging, exit codes.
+
+Exit codes: 0 after a clean end; 1 if a port cannot be had; 2 for a bad flag or value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+from contract import settings as table
+from contract.settings import BadSettingError
+
+EXIT_OK: Final = 0
+EXIT_PORT: Final = 1
+EXIT_USAGE: Final = 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, and what to ask for more."""
+        self.exit(EXIT_USAGE, f"evenstream-sidecar: {message}; see python -m sidecar --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags straight from the settings table."""
+    found = _Parser(
+        prog="python -m sidecar",
+        description="Spreads the gRPC streams of one pod evenly over the endpoints of the Services it calls.",
+        epilog="Each flag can be given as the environment variable in brackets; a flag beats it.",
+        allow_abbrev=False,
+    )
+    for setting in table.sidecar_settings():
+        default = f" Default: {setting.default}." if setting.default else ""
+        found.add_argument(
+            setting.flag,
+            dest=setting.name,
+            action="append",
+            metavar="VALUE",
+            help=f"{setting.help}{default} [{setting.env}]".replace("%", "%%"),
+        )
+    return found
+
+
+def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
+    """Exits with EXIT_USAGE and one line for what is not allowed."""
+    options = parser()
+    flags = {name: given for name, given in vars(options.parse_args(arguments)).items() if given}
+    for setting in table.sidecar_settings():
+        if len(flags.get(setting.name, ())) > 1 and not setting.repeatable:
+            options.error(f"{setting.flag} is given {len(flags[setting.name])} times; allowed: once")
+    try:
+        return table.from_flags_and_environment(flags, os.environ)
+    except BadSettingError as error:
+        options.error(str(error))
+
+
+def main(arguments: Sequence[str]) -> int:
+    settings = read_settings(arguments)
+    logging.basicConfig(
+        level=settings["log-level"].upper(),
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    # Imported late: --help and a mistyped flag answer at once.
+    from sidecar.app import Sidecar
+    from sidecar.net.sockets import PortInUseError
+    from sidecar.view import build_kind, version
+
+    log = logging.getLogger("sidecar")
+    try:
+        sidecar = Sidecar(settings, os.environ)
+    except PortInUseError as error:
+        sys.stderr.write(f"evenstream-sidecar: {error}\n")
+        return EXIT_PORT
+    listens = ", ".join(str(each) for each in settings["listen"]) or "none"
+    log.info(
+        "evenstream sidecar %s (%s), source %s, listeners %s, capture %s, admin %s",
+        version(),
+        build_kind(),
+        settings["source"],
+        listens,
+        settings["capture"] or "off",
+        settings["admin"],
+    )
+    # What was made until here lives to the end: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    sidecar.run()
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,182 @@
+"""A socket with its unsent output: what every kind of connection here is built on."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Final
+
+from mypy_extensions import i64
+
+from sidecar.net import sockets
+from sidecar.net.loop import BROKEN, READ, WRITE, Loop, Watcher
+
+# One read takes what a fast peer can have in flight on loopback without starving the others in the turn.
+READ_SIZE: Final = 65_536
+
+
+class Channel(Watcher):
+    """A connected or connecting stream socket. Subclasses get `opened`, `received` and `lost` (once, last)."""
+
+    def __init__(self, loop: Loop, sock: socket.socket, connecting: bool) -> None:
+        self.loop: Final = loop
+        self.sock: Final = sock
+        self.closed: bool = False
+        self._connecting: bool = connecting
+        self._closing: bool = False  # close once the output is out
+        self._shutting: bool = False  # half-close once the output is out
+        self._reading: bool = True
+        self._mask: i64 = WRITE if connecting else READ
+        self._unsent: bytes = b""
+        loop.watch(sock, self, int(self._mask))
+
+    # --- for subclasses --------------------------------------------------------------------------
+
+    def opened(self, now: float) -> None:
+        """The dial has succeeded."""
+
+    def received(self, data: bytes, now: float) -> None:
+        raise NotImplementedError
+
+    def ended(self, now: float) -> None:
+        """The peer will send nothing more. The default takes it for the end of the connection."""
+        self.drop("closed the connection", now)
+
+    def lost(self, why: str, now: float) -> None:
+        raise NotImplementedError
+
+    def drained(self, now: float) -> None:
+        """All output has been taken by the socket after some had to wait."""
+
+    # --- for owners ------------------------------------------------------------------------------
+
+    def unsent(self) -> int:
+        return len(self._unsent)
+
+    def write(self, data: bytes) -> None:
+        """Send what the socket takes now and the rest when it can. Never raises: a broken socket shows as `lost`."""
+        if self.closed or not data:
+            return
+        if self._unsent or self._connecting:
+            self._unsent += data
+            return
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return  # the loop will report it
+        if sent < len(data):
+            self._unsent = data[sent:]
+            self._set_mask()
+
+    def set_reading(self, reading: bool) -> None:
+        if reading != self._reading:
+            self._reading = reading
+            if not self._connecting:
+                self._set_mask()
+
+    def close(self) -> None:
+        """Flush, then close; `lost` does not follow."""
+        if self.closed:
+            return
+        if self._unsent and not self._connecting:
+            self._closing = True
+            self._reading = False
+            self._set_mask()
+            return
+        self.abort()
+
+    def end_output(self) -> None:
+        """Half-close: nothing more is written. What waits still goes out first."""
+        self._shutting = True
+        if not self._unsent and not self._connecting and not self.closed:
+            with contextlib.suppress(OSError):  # the peer may be gone
+                self.sock.shutdown(socket.SHUT_WR)
+
+    def abort(self) -> None:
+        """Close now; `lost` does not follow."""
+        if not self.closed:
+            self.closed = True
+            self._unsent = b""
+            self.loop.forget(self.sock)
+            self.sock.close()
+
+    def drop(self, why: str, now: float) -> None:
+        """Close now and report it."""
+        if not self.closed:
+            silent = self._closing
+            self.abort()
+            if not silent:
+                self.lost(why, now)
+
+    # --- from the loop ---------------------------------------------------------------------------
+
+    def ready(self, events: i64, now: float) -> None:
+        if self._connecting:
+            self._finish_dial(now)
+            return
+        if events & WRITE:
+            self._flush(now)
+        if self.closed:
+            return
+        if events & READ and self._reading:
+            self._read(now)
+        elif events & BROKEN:
+            self.drop(sockets.connect_error(self.sock) or "closed the connection", now)
+
+    def _finish_dial(self, now: float) -> None:
+        why = sockets.connect_error(self.sock)
+        if why:
+            self.drop(why, now)
+            return
+        self._connecting = False
+        unsent = self._unsent
+        self._unsent = b""
+        self._mask = 0
+        self._set_mask()
+        self.opened(now)
+        self.write(unsent)
+        if self._shutting:
+            self.end_output()
+
+    def _read(self, now: float) -> None:
+        try:
+            data = self.sock.recv(READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.drop(sockets.describe(error), now)
+            return
+        if data:
+            self.received(data, now)
+        else:
+            self.ended(now)
+
+    def _flush(self, now: float) -> None:
+        data = self._unsent
+        if data:
+            try:
+                sent = self.sock.send(data)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.drop(sockets.describe(error), now)
+                return
+            self._unsent = data[sent:]
+        if not self._unsent:
+            if self._closing:
+                self.abort()
+                return
+            self._set_mask()
+            if self._shutting:
+                self.end_output()
+            self.drained(now)
+
+    def _set_mask(self) -> None:
+        mask: i64 = READ if self._reading else 0
+        if self._unsent:
+            mask |= WRITE
+        if mask != self._mask:
+            self._mask = mask
+            self.loop.change(self.sock, int(mask))

@@ -1,0 +1,175 @@
+"""The engine's connections on real sockets: listeners, dials, reads, one write a turn."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import Final, final
+
+from mypy_extensions import i64
+
+from sidecar.balance.endpoints import ServicePort
+from sidecar.net import sockets
+from sidecar.net.channel import Channel
+from sidecar.net.loop import READ, Loop, Watcher
+from sidecar.splice.engine import Engine
+from sidecar.splice.peer import Peer
+from sidecar.splice.upstream import Upstream
+
+log: Final = logging.getLogger(__name__)
+
+# Connections taken from the backlog in one turn.
+ACCEPTS_PER_TURN: Final = 64
+# Clients' connections at once. An application has a handful; ten thousand is a leak, and costs 60 MB here.
+MAX_CONNECTIONS: Final = 10_000
+
+
+@final
+class PeerChannel(Channel):
+    """A socket and the engine's connection on it."""
+
+    def __init__(self, plane: DataPlane, sock: socket.socket, peer: Peer, connecting: bool) -> None:
+        super().__init__(plane.loop, sock, connecting)
+        self.peer: Final = peer
+        self._plane: Final = plane
+
+    def opened(self, now: float) -> None:
+        peer = self.peer
+        assert isinstance(peer, Upstream)
+        self._plane.engine.connected(peer, now)
+
+    def received(self, data: bytes, now: float) -> None:
+        self._plane.engine.received(self.peer, data, now)
+
+    def lost(self, why: str, now: float) -> None:
+        self._plane.forget(self.peer)
+        self._plane.engine.lost(self.peer, why, now)
+
+    def drained(self, now: float) -> None:
+        self._plane.engine.socket_state(self.peer, 0, now)
+
+    def flush(self, now: float) -> None:
+        """Write what the turn left in the connection's output."""
+        peer = self.peer
+        if self._connecting:
+            if peer.gone:
+                self._plane.close(self, now)
+            return
+        data = peer.take_output()
+        if data:
+            before = len(self._unsent)
+            self.write(data)
+            unsent: i64 = len(self._unsent)
+            if unsent or before:
+                self._plane.engine.socket_state(peer, unsent, now)
+        if peer.finished:
+            self._plane.close(self, now)
+
+
+class DataPlane:
+    """Runs an engine's sockets. `turn_end` is to be called after each turn of the loop."""
+
+    def __init__(self, loop: Loop, engine: Engine) -> None:
+        self.loop: Final = loop
+        self.engine: Final = engine
+        self._channels: dict[Peer, PeerChannel] = {}
+        self._listeners: list[Listener] = []
+
+    def listen(self, host: str, port: int, service: ServicePort) -> None:
+        """A listener whose connections all mean `service`. Raises PortInUseError."""
+
+        def accept(sock: socket.socket, now: float) -> None:
+            self.adopt(sock, service, now)
+
+        self._listeners.append(Listener(self.loop, sockets.listen(host, port), accept))
+
+    def full(self) -> bool:
+        return len(self.engine.downstreams) >= MAX_CONNECTIONS
+
+    def adopt(self, sock: socket.socket, service: ServicePort, now: float, first_bytes: bytes = b"") -> None:
+        """Take over a client's socket, with what was already read from it."""
+        if self.full():
+            sock.close()
+            return
+        sockets.tune(sock)
+        peer = self.engine.accept(service, now)
+        self._channels[peer] = PeerChannel(self, sock, peer, False)
+        if first_bytes:
+            self.engine.received(peer, first_bytes, now)
+
+    def turn_end(self, now: float) -> None:
+        """Dial and write what the turn asked for; what that sets off too."""
+        engine = self.engine
+        while True:
+            for upstream in engine.take_dials():
+                self._dial(upstream, now)
+            touched = engine.take_touched()
+            if not touched:
+                return
+            for peer in touched:
+                channel = self._channels.get(peer)
+                if channel is not None:
+                    channel.flush(now)
+
+    def _dial(self, upstream: Upstream, now: float) -> None:
+        if upstream.gone:
+            return
+        endpoint = upstream.backend.endpoint
+        try:
+            sock = sockets.dial(endpoint.host, endpoint.port)
+        except OSError as error:
+            self.engine.lost(upstream, sockets.describe(error), now)
+            return
+        self._channels[upstream] = PeerChannel(self, sock, upstream, True)
+
+    def forget(self, peer: Peer) -> None:
+        self._channels.pop(peer, None)
+
+    def close(self, channel: PeerChannel, now: float) -> None:
+        """The engine is done with the connection."""
+        peer = channel.peer
+        self.forget(peer)
+        if peer.gone:
+            channel.abort()
+        else:
+            channel.close()
+        self.engine.lost(peer, "closed", now)
+
+    def stop_listening(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    def abort_all(self) -> None:
+        for channel in list(self._channels.values()):
+            channel.abort()
+        self._channels.clear()
+
+
+@final
+class Listener(Watcher):
+    def __init__(
+        self, loop: Loop, sock: socket.socket, accept: Callable[[socket.socket, float], None]
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._accept = accept
+        loop.watch(sock, self, int(READ))
+
+    def ready(self, events: i64, now: float) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, _ = self._sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # Out of file descriptors, or a client that left: the next turn tries again.
+                log.warning("cannot accept a connection: %s", error.strerror)
+                return
+            sock.setblocking(False)
+            self._accept(sock, now)
+
+    def close(self) -> None:
+        self._loop.forget(self._sock)
+        self._sock.close()

@@ -1,0 +1,85 @@
+"""The event loop: one thread, epoll, level-triggered.
+
+A turn is: wait; hand each ready socket to its watcher; let the owner flush what the turn touched. Everything
+the sidecar does runs here, so that nothing needs a lock (docs/adr/0001).
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from mypy_extensions import i64
+
+READ: Final[i64] = select.EPOLLIN
+WRITE: Final[i64] = select.EPOLLOUT
+BROKEN: Final[i64] = select.EPOLLERR | select.EPOLLHUP
+# Longest sleep: signals and file polls are not kept waiting, and an idle sidecar still wakes only so often.
+MAX_WAIT: Final = 5.0
+# Events taken in one turn; more only lengthens the time to the flush.
+MAX_EVENTS: Final = 256
+
+
+class Watcher:
+    """Somebody who owns a socket in the loop."""
+
+    def ready(self, events: i64, now: float) -> None:
+        raise NotImplementedError
+
+
+class Loop:
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._watchers: dict[int, Watcher] = {}
+        self._running: bool = False
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def watch(self, sock: socket.socket, watcher: Watcher, events: int) -> None:
+        fd = sock.fileno()
+        self._watchers[fd] = watcher
+        self._epoll.register(fd, events)
+
+    def change(self, sock: socket.socket, events: int) -> None:
+        self._epoll.modify(sock.fileno(), events)
+
+    def forget(self, sock: socket.socket) -> None:
+        """Before the socket is closed. Unknown sockets are ignored."""
+        fd = sock.fileno()
+        if fd in self._watchers:
+            del self._watchers[fd]
+            self._epoll.unregister(fd)
+
+    def run(self, turn: Callable[[float], float]) -> None:
+        """Turn after turn until `stop`. `turn` is called after each turn's events: it flushes, and answers when
+        it wants to be called again at the latest (monotonic seconds)."""
+        self._running = True
+        epoll = self._epoll
+        watchers = self._watchers
+        clock = time.monotonic
+        deadline = turn(clock())
+        while self._running:
+            wait = deadline - clock()
+            if wait > MAX_WAIT:
+                wait = MAX_WAIT
+            elif wait < 0.0:
+                wait = 0.0
+            events = epoll.poll(wait, MAX_EVENTS)
+            now: float = clock()
+            for fd, mask in events:
+                watcher = watchers.get(fd)
+                # A watcher closed by one before it in the same turn is gone; its number may be another's by
+                # now only if that one was opened in this turn too, and then a spurious call does no harm.
+                if watcher is not None:
+                    watcher.ready(mask, now)
+            deadline = turn(now)
+
+    def stop(self) -> None:
+        self._running = False
+
+    def close(self) -> None:
+        self._epoll.close()

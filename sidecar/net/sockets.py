@@ -1,0 +1,129 @@
+"""Making and reading sockets: listeners, dials, the original destination of a redirected connection."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from typing import Final, NamedTuple
+
+# Linux's SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST; the socket module does not name them.
+_ORIGINAL_DST: Final = 80
+_SOCKADDR_IN_SIZE: Final = 16
+_SOCKADDR_IN6_SIZE: Final = 28
+# A peer that acknowledges nothing for so long is dead (RFC 5482). It finds a vanished pod without PINGs, of which
+# servers take few; half of the 30 s in which such a pod's calls must end, for the kernel rounds up to a retry.
+USER_TIMEOUT_MS: Final = 15_000
+# Keep-alive finds the same on a connection with nothing in flight.
+KEEPALIVE_IDLE_S: Final = 10
+KEEPALIVE_INTERVAL_S: Final = 5
+KEEPALIVE_PROBES: Final = 3
+BACKLOG: Final = 1024
+
+
+class Destination(NamedTuple):
+    """Where a connection was meant to go."""
+
+    host: str
+    port: int
+
+
+class PortInUseError(Exception):
+    """A listener's port is taken or not ours to take; the message names it."""
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A non-blocking listener. `::` takes IPv4 too, and is 0.0.0.0 where the kernel has no IPv6.
+
+    Raises PortInUseError. No SO_REUSEPORT: a second process must not get a share by accident.
+    """
+    try:
+        return _listen(family_of(host), host, port)
+    except OSError as error:
+        if host == "::" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            return listen("0.0.0.0", port)  # noqa: S104 - what the caller asked for, in the one family there is
+        raise PortInUseError(f"cannot listen on {host} port {port}: {error.strerror}") from None
+
+
+def _listen(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host == "::" else 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def tune(sock: socket.socket) -> None:
+    """Small frames go out at once; a dead peer is noticed."""
+    with contextlib.suppress(OSError):  # the peer may have closed already
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+
+def dial(host: str, port: int) -> socket.socket:
+    """A non-blocking connection under way. Raises OSError if it fails at once."""
+    sock = socket.socket(family_of(host), socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        tune(sock)
+        code = sock.connect_ex((host, port))
+        if code not in (0, errno.EINPROGRESS):
+            raise OSError(code, errno.errorcode.get(code, str(code)))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def connect_error(sock: socket.socket) -> str:
+    """Empty once a dial has succeeded, else why it failed."""
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return describe(OSError(code, "")) if code else ""
+
+
+def describe(error: OSError) -> str:
+    """One short line for people."""
+    return _REASONS.get(error.errno or 0) or (error.strerror or str(error)).lower()
+
+
+_REASONS: Final[dict[int, str]] = {
+    errno.ECONNREFUSED: "refused the connection",
+    errno.ECONNRESET: "reset the connection",
+    errno.ETIMEDOUT: "did not answer in time",
+    errno.EHOSTUNREACH: "has no route to it",
+    errno.ENETUNREACH: "has no route to it",
+    errno.EPIPE: "closed the connection",
+}
+
+
+def original_destination(sock: socket.socket) -> Destination | None:
+    """Where a redirected connection was going; None for one that was not redirected."""
+    try:
+        local = sock.getsockname()
+        if sock.family == socket.AF_INET6:
+            raw = sock.getsockopt(socket.IPPROTO_IPV6, _ORIGINAL_DST, _SOCKADDR_IN6_SIZE)
+            port, packed = struct.unpack_from("!2xH4x16s", raw)
+            host = socket.inet_ntop(socket.AF_INET6, packed)
+        else:
+            raw = sock.getsockopt(socket.SOL_IP, _ORIGINAL_DST, _SOCKADDR_IN_SIZE)
+            port, packed = struct.unpack_from("!2xH4s", raw)
+            host = socket.inet_ntop(socket.AF_INET, packed)
+    except OSError:
+        return None
+    if (host, port) == (local[0], local[1]):
+        return None
+    return Destination(host, port)

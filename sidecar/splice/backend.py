@@ -1,0 +1,222 @@
+"""One endpoint with our connections to it: dialling, backing off, retiring."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+from mypy_extensions import i64
+
+from sidecar.balance.endpoints import Endpoint
+from sidecar.balance.picker import Member
+from sidecar.splice.context import Context, Timer
+from sidecar.splice.stats import StreamStats
+from sidecar.splice.stream import Stream
+from sidecar.splice.upstream import Upstream
+
+if TYPE_CHECKING:
+    from sidecar.splice.service import Service
+
+# From dial to the backend's SETTINGS. A pod that is there answers in a millisecond.
+CONNECT_TIMEOUT: Final = 3.0
+# While a connection takes no longer than this, streams wait for it, so that the first burst is even too;
+# after it they go to endpoints that are connected.
+CONNECT_PATIENCE: Final = 0.25
+# Between failed dials: doubled each time, with a fifth of jitter either way. An endpoint in the snapshot
+# claims to be ready, so the wait stays short.
+BACKOFF_FIRST: Final = 0.1
+BACKOFF_MOST: Final = 5.0
+BACKOFF_JITTER: Final = 0.2
+# A connection lost sooner than this after it was ready counts as a failed dial: it may well be lost again.
+SETTLED_AFTER: Final = 1.0
+# Where a backend limits its concurrent streams, so many connections are opened to get round it.
+MAX_CONNECTIONS: Final = 8
+
+IDLE: Final = "idle"
+CONNECTING: Final = "connecting"
+READY: Final = "ready"
+BACKOFF: Final = "backoff"
+DRAINING: Final = "draining"
+
+
+@final
+class Backend(Member):
+    def __init__(self, context: Context, service: Service, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
+        self.service: Final = service
+        self.stats: Final = StreamStats()
+        self.upstreams: list[Upstream] = []
+        self.pending: dict[Stream, None] = {}  # picked for this backend, waiting for a connection
+        self.retired: bool = False  # gone from the snapshot: nothing new
+        self.connect_failures: i64 = 0
+        self.last_error: str = ""
+        self._context = context
+        self._dialling: Upstream | None = None
+        self._ready_at: float = 0.0
+        self._failures: i64 = 0  # in a row
+        self._backing_off: bool = False
+
+    def state(self) -> str:
+        if self.retired:
+            return DRAINING
+        if self._backing_off:
+            return BACKOFF
+        for upstream in self.upstreams:
+            if upstream.peer_ready and not upstream.draining:
+                return READY
+        return CONNECTING if self._dialling is not None else IDLE
+
+    def take(self, stream: Stream) -> None:
+        """Send a stream that was picked for this backend, now or as soon as a connection has room."""
+        if not self.pending:
+            for upstream in self.upstreams:
+                if upstream.has_room():
+                    self._send(upstream, stream)
+                    return
+        self.pending[stream] = None
+        self.service.expire_later(stream)
+        self.dial_if_needed()
+
+    def _send(self, upstream: Upstream, stream: Stream) -> None:
+        self.stats.started += 1
+        upstream.send(stream)
+
+    def dial_if_needed(self) -> None:
+        if self._dialling is not None or self._backing_off or self.retired:
+            return
+        usable = [u for u in self.upstreams if not u.draining]
+        if usable and (not self.pending or len(usable) >= MAX_CONNECTIONS):
+            return
+        upstream = Upstream(self._context.memo, self._context.touched, self)
+        self._dialling = upstream
+        self.upstreams.append(upstream)
+        self._context.totals.upstreams_dialled += 1
+        self._context.dials.append(upstream)
+        self._context.after(CONNECT_TIMEOUT, _ConnectTimeout(self, upstream))
+        self._context.after(CONNECT_PATIENCE, _PatienceOver(self, upstream))
+
+    # --- from its connections --------------------------------------------------------------------
+
+    def settings_received(self, upstream: Upstream) -> None:
+        """Its first SETTINGS make a connection usable; later ones may give it more room."""
+        if upstream is self._dialling:
+            self._dialling = None
+            self._ready_at = self._context.now
+            self.service.connected(self)
+        self.room_again(upstream)
+
+    def room_again(self, upstream: Upstream) -> None:
+        while self.pending and upstream.has_room():
+            stream = next(iter(self.pending))
+            del self.pending[stream]
+            self._send(upstream, stream)
+        if self.pending:
+            self.dial_if_needed()
+
+    def draining(self, upstream: Upstream) -> None:
+        """The connection takes no more streams; those it has go on."""
+        if upstream is self._dialling:
+            self._dialling = None
+        if not self.retired:
+            self.dial_if_needed()
+
+    def lost(self, upstream: Upstream, why: str) -> None:
+        """The connection is gone, or was never made."""
+        if upstream not in self.upstreams:
+            return
+        self.upstreams.remove(upstream)
+        context = self._context
+        was_dial = upstream is self._dialling
+        if was_dial:
+            self._dialling = None
+            self.connect_failures += 1
+        if self.retired:
+            self.service.backend_idle(self)
+            return
+        if upstream.draining:
+            self.dial_if_needed()
+            return
+        self.last_error = why
+        if not was_dial and context.now - self._ready_at >= SETTLED_AFTER:
+            self._failures = 0
+            self.dial_if_needed()
+            return
+        self._failures += 1
+        if not any(u.peer_ready and not u.draining for u in self.upstreams):
+            self._back_off()
+
+    def _back_off(self) -> None:
+        wait = min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** float(min(self._failures - 1, 10)))
+        wait *= 1.0 + BACKOFF_JITTER * (2.0 * self._context.random.random() - 1.0)
+        self._backing_off = True
+        self._context.after(wait, _BackoffOver(self))
+        self.service.suspended(self)
+
+    def backoff_over(self) -> None:
+        self._backing_off = False
+        self.dial_if_needed()
+
+    def patience_over(self, upstream: Upstream) -> None:
+        if upstream is self._dialling and not any(u.peer_ready and not u.draining for u in self.upstreams):
+            self.service.suspended(self)
+
+    def connect_timeout(self, upstream: Upstream) -> None:
+        if upstream is self._dialling:
+            upstream.gone = True
+            upstream.finished = True
+            upstream.touch()
+            what = "did not answer SETTINGS" if upstream.connected else "did not accept the connection"
+            upstream.abandon(f"{what} within {CONNECT_TIMEOUT:g} s")
+
+    # --- from the service ------------------------------------------------------------------------
+
+    def retire(self) -> None:
+        """Gone from the snapshot: nothing new; what it has goes on to its end."""
+        self.retired = True
+        dialling = self._dialling
+        if dialling is not None:
+            self._dialling = None
+            self.upstreams.remove(dialling)
+            dialling.gone = True
+            dialling.finished = True
+            dialling.touch()
+        for upstream in list(self.upstreams):
+            upstream.draining = True
+            upstream.close_if_idle()
+
+    def take_pending(self) -> list[Stream]:
+        """The streams that wait here, for another backend."""
+        streams = list(self.pending)
+        self.pending.clear()
+        return streams
+
+
+@final
+class _ConnectTimeout(Timer):
+    def __init__(self, backend: Backend, upstream: Upstream) -> None:
+        super().__init__()
+        self._backend = backend
+        self._upstream = upstream
+
+    def fire(self) -> None:
+        self._backend.connect_timeout(self._upstream)
+
+
+@final
+class _PatienceOver(Timer):
+    def __init__(self, backend: Backend, upstream: Upstream) -> None:
+        super().__init__()
+        self._backend = backend
+        self._upstream = upstream
+
+    def fire(self) -> None:
+        self._backend.patience_over(self._upstream)
+
+
+@final
+class _BackoffOver(Timer):
+    def __init__(self, backend: Backend) -> None:
+        super().__init__()
+        self._backend = backend
+
+    def fire(self) -> None:
+        self._backend.backoff_over()

@@ -1,0 +1,169 @@
+"""The engine: all connections of one sidecar, without sockets and without a clock.
+
+Call order. After any call the caller, once a turn: connects each of `take_dials()` and reports `connected`
+or `lost`; writes `take_output()` of each of `take_touched()`, reports what the socket did not take with
+`socket_state`, and closes the socket once a `finished` connection has no output left (at once if it is
+`gone`). `tick` is due at `deadline()`. Nothing here raises for what a peer does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, final
+
+from mypy_extensions import i64
+
+from sidecar.balance.endpoints import ServicePort, Snapshot
+from sidecar.splice.context import Context, Timer
+from sidecar.splice.downstream import Downstream
+from sidecar.splice.peer import Peer
+from sidecar.splice.service import Service
+from sidecar.splice.stats import Totals
+from sidecar.splice.upstream import Upstream
+from sidecar.wire.blocks import BlockMemo
+
+# A client answers the PING of a graceful GOAWAY in a round trip; one that does not is told all the same.
+DRAIN_GRACE: Final = 1.0
+
+
+@final
+class Engine:
+    def __init__(self, seed: int) -> None:
+        self._context = Context(seed)
+        self.services: dict[ServicePort, Service] = {}
+        self.downstreams: dict[Downstream, None] = {}
+        self.draining: bool = False
+
+    @property
+    def totals(self) -> Totals:
+        return self._context.totals
+
+    @property
+    def memo(self) -> BlockMemo:
+        return self._context.memo
+
+    def service(self, key: ServicePort) -> Service:
+        """The Service port, known from now on; the caller sees to it that snapshots of it come."""
+        found = self.services.get(key)
+        if found is None:
+            found = Service(self._context, key)
+            self.services[key] = found
+        return found
+
+    def update(self, snapshot: Snapshot, now: float) -> None:
+        self._context.now = now
+        self.service(snapshot.service).update(snapshot)
+
+    # --- connections -----------------------------------------------------------------------------
+
+    def accept(self, key: ServicePort, now: float) -> Downstream:
+        """A client has connected, meaning this Service port."""
+        context = self._context
+        context.now = now
+        service = self.service(key)
+        downstream = Downstream(context.memo, context.touched, service)
+        downstream.now = now
+        context.totals.downstreams_accepted += 1
+        service.downstreams += 1
+        self.downstreams[downstream] = None
+        downstream.touch()
+        service.connect()
+        return downstream
+
+    def connected(self, upstream: Upstream, now: float) -> None:
+        """A dial has been answered."""
+        self._context.now = now
+        upstream.now = now
+        upstream.connected = True
+        upstream.touch()
+
+    def received(self, peer: Peer, data: bytes, now: float) -> None:
+        self._context.now = now
+        peer.feed(data, now)
+        peer.touch()
+
+    def socket_state(self, peer: Peer, unsent: i64, now: float) -> None:
+        """After a write: how many octets the socket has not taken yet."""
+        self._context.now = now
+        peer.now = now
+        peer.socket_state(unsent)
+
+    def lost(self, peer: Peer, why: str, now: float) -> None:
+        """The socket is closed, by either side, or could not be opened. Exactly once a connection."""
+        self._context.now = now
+        peer.gone = True
+        peer.finished = True
+        if isinstance(peer, Upstream):
+            totals = self._context.totals.upstream_errors
+            peer.abandon(why)
+        else:
+            assert isinstance(peer, Downstream)
+            totals = self._context.totals.downstream_errors
+            if peer in self.downstreams:
+                del self.downstreams[peer]
+                peer.service.downstreams -= 1
+            peer.abandon()
+        if peer.error_code:
+            totals[peer.error_code] = totals.get(peer.error_code, 0) + 1
+
+    # --- what the caller is to do ----------------------------------------------------------------
+
+    def take_dials(self) -> Sequence[Upstream]:
+        found = self._context.dials
+        if found:
+            self._context.dials = []
+        return found
+
+    def take_touched(self) -> list[Peer]:
+        """Connections with something to write or to close. Writing may touch more: ask until it is empty."""
+        found = list(self._context.touched)
+        self._context.touched.clear()
+        for peer in found:
+            peer.untouch()
+        return found
+
+    def deadline(self) -> float:
+        return self._context.deadline()
+
+    def tick(self, now: float) -> None:
+        self._context.now = now
+        self._context.fire_due()
+
+    # --- drain -----------------------------------------------------------------------------------
+
+    def drain(self, now: float) -> None:
+        """Graceful shutdown: GOAWAY to every client; streams run to their end."""
+        self._context.now = now
+        self.draining = True
+        for downstream in self.downstreams:
+            downstream.drain()
+        self._context.after(DRAIN_GRACE, _DrainGraceOver(self))
+
+    def drain_grace_over(self) -> None:
+        for downstream in list(self.downstreams):
+            downstream.drain_now()
+
+    def held(self) -> int:
+        """Octets of DATA taken from one side and not yet written to the other."""
+        held: i64 = 0
+        for downstream in self.downstreams:
+            held += downstream.held_from
+        for service in self.services.values():
+            for backend in [*service.backends.values(), *service.retiring]:
+                for upstream in backend.upstreams:
+                    held += upstream.held_from
+        return held
+
+    def open_streams(self) -> int:
+        """Streams not yet over on the clients' side."""
+        return sum(len(downstream.streams) for downstream in self.downstreams)
+
+
+@final
+class _DrainGraceOver(Timer):
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self._engine = engine
+
+    def fire(self) -> None:
+        self._engine.drain_grace_over()

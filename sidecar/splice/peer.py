@@ -1,0 +1,333 @@
+"""What both roles of a connection share: DATA across two connections, and its credit.
+
+`Downstream` is a client's connection to us, `Upstream` ours to a backend. For a Downstream the inbound half
+of a stream is its request, for an Upstream its response.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mypy_extensions import i64
+
+from sidecar.splice import states
+from sidecar.splice.stream import LEND_LIMIT, REPLAY_LIMIT, Half, Stream
+from sidecar.wire import frames
+from sidecar.wire.blocks import BlockMemo
+from sidecar.wire.connection import CONNECTION_WINDOW, MAX_UNREAD_OUTPUT, Connection, ConnectionFault
+
+# DATA goes into the output while less than this waits for the socket; the rest is held by stream, where a
+# reset can still take it back and other streams can overtake it.
+OUTPUT_HIGH: Final[i64] = 262_144
+# Streams reset by us whose late frames are ignored, and streams the peer reset: the newest so many.
+MAX_TOMBSTONES: Final = 1024
+
+RESET_BY_US: Final = 1
+RESET_BY_PEER: Final = 2
+
+
+class Peer(Connection):
+    def __init__(self, memo: BlockMemo, touched: list[Peer], is_server: bool, max_streams: i64) -> None:
+        super().__init__(memo, is_server, max_streams)
+        self.streams: dict[int, Stream] = {}
+        self.unsent: i64 = 0  # octets the socket has not taken, kept by the caller
+        self.draining: bool = False
+        self.gone: bool = False  # the socket is closed or is to be closed at once: write nothing more
+        self._touched = touched
+        self._is_touched: bool = False
+        self._waiting: list[
+            Stream
+        ] = []  # with something held that this connection may not write yet, in turn
+        self._tombstones: dict[int, int] = {}
+
+    def touch(self) -> None:
+        """Have the caller look at this connection at the end of the turn."""
+        if not self._is_touched:
+            self._is_touched = True
+            self._touched.append(self)
+
+    def untouch(self) -> None:
+        self._is_touched = False
+
+    def inbound(self, stream: Stream) -> Half:
+        return stream.request if self.is_server else stream.response
+
+    def outbound(self, stream: Stream) -> Half:
+        return stream.response if self.is_server else stream.request
+
+    def reset(self, stream_id: i64, code: i64) -> None:
+        """RST_STREAM; what the peer still sends on it is ignored."""
+        if not self.gone and not self.finished:
+            frames.write_rst_stream(self.out, stream_id, code)
+            self.bury(stream_id, RESET_BY_US)
+            self.touch()
+
+    def bury(self, stream_id: i64, kind: int) -> None:
+        if len(self._tombstones) >= MAX_TOMBSTONES:
+            del self._tombstones[next(iter(self._tombstones))]
+        self._tombstones[stream_id] = kind
+
+    # --- DATA in ---------------------------------------------------------------------------------
+
+    def data_received(self, stream_id: i64, payload: bytes, flow_length: i64, end_stream: bool) -> None:
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            self._data_for_no_stream(stream_id)
+            return
+        half = self.inbound(stream)
+        if half.state != states.OPEN:
+            self.stream_fault(stream_id, frames.STREAM_CLOSED, "DATA after END_STREAM")
+            return
+        if not self.is_server and stream.phase != states.ANSWERED:
+            self.stream_fault(stream_id, frames.PROTOCOL_ERROR, "DATA before a response's headers")
+            return
+        half.source_window -= flow_length
+        if half.source_window < 0:
+            self.stream_fault(stream_id, frames.FLOW_CONTROL_ERROR, "DATA beyond the stream's window")
+            return
+        size: i64 = len(payload)
+        if half.content_length >= 0:
+            half.content_length -= size
+            if half.content_length < 0 or (end_stream and half.content_length != 0):
+                self.stream_fault(stream_id, frames.PROTOCOL_ERROR, "content-length does not add up")
+                return
+        if end_stream:
+            half.state = states.next_half(half.state, states.END)
+        if size > 0 or end_stream:
+            self._forward(stream, half, payload, size)
+        if half.source_window < half.lend_below:
+            self.lend(half)
+        if end_stream and half.held is not None:
+            stream.service.half_done(stream)
+
+    def _data_for_no_stream(self, stream_id: i64) -> None:
+        kind = self._tombstones.get(stream_id, 0)
+        if kind == RESET_BY_US:
+            return
+        if self.is_idle(stream_id):
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "DATA on an idle stream")
+        self.stream_fault(stream_id, frames.STREAM_CLOSED, "DATA on a closed stream")
+
+    def is_idle(self, stream_id: i64) -> bool:
+        """Whether the stream has not been opened yet (section 5.1.1)."""
+        raise NotImplementedError
+
+    def end_received(self, stream: Stream, half: Half, trailers: bytes) -> None:
+        """The source ends its half with trailers."""
+        half.state = states.next_half(half.state, states.END)
+        half.trailers = trailers
+        sink = half.sink
+        if sink is not None and half.held is None:
+            sink.pass_end(stream, half)
+        else:
+            stream.service.half_done(stream)
+
+    # --- DATA across -----------------------------------------------------------------------------
+
+    def _forward(self, stream: Stream, half: Half, payload: bytes, size: i64) -> None:
+        sink = half.sink
+        if (
+            sink is not None
+            and half.held is None
+            and size <= half.sink_window
+            and size <= sink.send_window
+            and sink.unsent < OUTPUT_HIGH
+        ):
+            sink.pass_data(stream, half, payload, size)
+            return
+        if half.held is None:
+            half.held = []
+        half.held.append(payload)
+        half.held_size += size
+        self.held_from += size
+        if sink is not None:
+            sink.pump(stream, half)
+
+    def pass_data(self, stream: Stream, half: Half, payload: bytes, size: i64) -> None:
+        """Write to this peer what both of its windows allow; with the half's end if this is the last of it."""
+        half.sink_window -= size
+        self.send_window -= size
+        if half.replay is not None:
+            if half.replay_size + size <= REPLAY_LIMIT:
+                half.replay.append(payload)
+                half.replay_size += size
+            else:
+                half.replay = None
+        last = half.state == states.ENDED and half.held is None and half.trailers is None
+        self.write_data(half.sink_id, payload, last)
+        self.touch()
+        if last:
+            half.state = states.next_half(half.state, states.PASS)
+            stream.service.half_done(stream)
+
+    def pass_end(self, stream: Stream, half: Half) -> None:
+        """Nothing is held any more and the source has ended: say so to this peer."""
+        trailers = half.trailers
+        if trailers is not None:
+            self.write_headers(half.sink_id, trailers, True)
+        else:
+            self.write_data(half.sink_id, b"", True)
+        self.touch()
+        half.state = states.next_half(half.state, states.PASS)
+        stream.service.half_done(stream)
+
+    def pump(self, stream: Stream, half: Half) -> None:
+        """Write to this peer all it may be sent of what is held for it."""
+        while self._pump_one(stream, half):
+            pass
+        self._wait_turn(stream, half)
+
+    def pump_all(self) -> None:
+        """The connection may write again: a frame for each stream in turn, until it may not."""
+        progress = True
+        while progress and self._waiting:
+            progress = False
+            turn = self._waiting
+            self._waiting = []
+            moved: list[Stream] = []
+            for stream in turn:
+                half = self.outbound(stream)
+                half.waiting = False
+                if half.sink is not self:
+                    continue
+                if self._pump_one(stream, half):
+                    progress = True
+                    moved.append(stream)
+                else:
+                    self._wait_turn(stream, half)
+            for stream in moved:  # behind those that got nothing
+                self._wait_turn(stream, self.outbound(stream))
+
+    def _wait_turn(self, stream: Stream, half: Half) -> None:
+        # A half whose own window is closed is woken by its WINDOW_UPDATE, not by the connection's.
+        if half.held is not None and half.sink_window > 0 and not half.waiting and half.sink is self:
+            half.waiting = True
+            self._waiting.append(stream)
+
+    def _pump_one(self, stream: Stream, half: Half) -> bool:
+        """Write one held piece, or as much of it as credit allows. False: nothing could be written."""
+        held = half.held
+        if held is None or self.unsent >= OUTPUT_HIGH or i64(len(self.out)) >= OUTPUT_HIGH:
+            return False
+        payload = held[0]
+        size: i64 = len(payload)
+        room = half.sink_window
+        if self.send_window < room:
+            room = self.send_window
+        if size > 0 and room <= 0:
+            return False
+        if size > room and size > 0:
+            held[0] = payload[room:]
+            payload = payload[:room]
+            size = room
+        else:
+            del held[0]
+            if not held:
+                half.held = None
+        half.held_size -= size
+        source = half.source
+        if source is not None:
+            source.released(size)
+        self.pass_data(stream, half, payload, size)
+        if half.held is None and half.state == states.ENDED:
+            self.pass_end(stream, half)
+        source = half.source
+        if source is not None and half.source_window < half.lend_below:
+            source.lend(half)
+        return True
+
+    def lend(self, half: Half) -> None:
+        """Grant this peer, the half's source, what the sink's peer has granted and is not lent yet."""
+        if half.state != states.OPEN or half.sink is None or self.gone:
+            return
+        limit = half.sink_window
+        if limit > LEND_LIMIT:
+            limit = LEND_LIMIT
+        grant = limit - half.held_size - half.source_window
+        if grant <= 0:
+            return
+        half.lend_below = LEND_LIMIT // 2
+        half.source_window += grant
+        frames.write_window_update(self.out, half.source_id, grant)
+        self.touch()
+
+    def drop_held(self, half: Half) -> None:
+        """The half is over: what is held for its sink goes nowhere."""
+        source = half.source
+        if source is not None and half.held_size:
+            source.released(half.held_size)
+        half.held = None
+        half.held_size = 0
+        half.trailers = None
+        half.replay = None
+
+    def released(self, size: i64) -> None:
+        """Octets of this peer's are no longer held here."""
+        self.held_from -= size
+        if self.receive_window < CONNECTION_WINDOW // 2 and not self.gone:
+            self.replenish()
+            self.touch()
+
+    # --- credit for what we send -----------------------------------------------------------------
+
+    def window_received(self, stream_id: i64, increment: i64) -> None:
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            if self.is_idle(stream_id):
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
+            return
+        if increment == 0:
+            self.stream_fault(stream_id, frames.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+            return
+        half = self.outbound(stream)
+        half.sink_window += increment
+        if half.sink_window > frames.MAX_WINDOW:
+            self.stream_fault(stream_id, frames.FLOW_CONTROL_ERROR, "the stream's window exceeds 2^31-1")
+            return
+        self._credit_changed(stream, half)
+
+    def _credit_changed(self, stream: Stream, half: Half) -> None:
+        if half.held is not None:
+            self.pump(stream, half)
+        source = half.source
+        if source is not None and half.source_window < half.lend_below:
+            source.lend(half)
+
+    def initial_window_changed(self, difference: i64) -> None:
+        for stream in list(self.streams.values()):
+            half = self.outbound(stream)
+            half.sink_window += difference
+            if half.sink_window > frames.MAX_WINDOW:
+                raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "a stream's window exceeds 2^31-1")
+            if difference > 0:
+                self._credit_changed(stream, half)
+
+    def window_opened(self) -> None:
+        if self._waiting:
+            self.pump_all()
+
+    def socket_state(self, unsent: i64) -> None:
+        """How much of the output waits for the socket. A peer that makes us speak and does not listen is cut off."""
+        before = self.unsent
+        self.unsent = unsent
+        if unsent < OUTPUT_HIGH <= before and self._waiting:
+            self.pump_all()
+        elif unsent > MAX_UNREAD_OUTPUT:
+            self.fail(frames.ENHANCE_YOUR_CALM, f"over {MAX_UNREAD_OUTPUT} octets of output unread")
+            self.gone = True
+            self.touch()
+
+    # --- ends ------------------------------------------------------------------------------------
+
+    def reset_received(self, stream_id: i64, code: i64) -> None:
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            if self.is_idle(stream_id):
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
+            return
+        self.bury(stream_id, RESET_BY_PEER)
+        self.stream_reset(stream, code)
+
+    def stream_reset(self, stream: Stream, code: i64) -> None:
+        """The peer has ended one of its streams."""
+        raise NotImplementedError

@@ -1,0 +1,364 @@
+"""One Service port: its backends, the streams that wait for one, and how each stream ends."""
+
+from __future__ import annotations
+
+from typing import Final, cast, final
+
+from mypy_extensions import i64
+
+from sidecar.balance.endpoints import Endpoint, ServicePort, Snapshot
+from sidecar.balance.picker import SHARED_METHOD, LeastOpenStreams
+from sidecar.splice import replies, states
+from sidecar.splice.backend import Backend
+from sidecar.splice.context import Context, Timer
+from sidecar.splice.stats import StreamStats
+from sidecar.splice.stream import Stream
+from sidecar.wire import frames
+
+# A call is answered UNAVAILABLE within 3 s where there is no endpoint; this leaves the answer its time.
+QUEUE_TIMEOUT: Final = 2.5
+# Streams that wait for an endpoint, with their first 64 KiB each; more would be a memory leak with a name.
+MAX_QUEUED: Final = 10_000
+# A6 has a client send again once what no server has begun. Between rollouts of several backends one call can
+# meet more than one GOAWAY, so here it is three times; then the client is told REFUSED_STREAM.
+MAX_REFUSALS: Final[i64] = 3
+# Endpoints connected to as soon as they are known. Beyond, each is connected to when it is first picked.
+EAGER_CONNECTIONS: Final = 128
+
+
+@final
+class Service:
+    def __init__(self, context: Context, key: ServicePort) -> None:
+        self.key: Final = key
+        self.name: Final = str(key)
+        self.backends: dict[tuple[str, int], Backend] = {}
+        self.retiring: list[Backend] = []
+        self.snapshot: Snapshot | None = None
+        self.waiting: dict[Stream, None] = {}  # no endpoint to be had
+        self.downstreams: i64 = 0
+        self.stats: Final = StreamStats()  # as the application sees it, answers made here included
+        self._context = context
+        self._balancer = LeastOpenStreams(context.random.shuffle)
+
+    # --- endpoints -------------------------------------------------------------------------------
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Take a whole snapshot in place of the one before."""
+        self.snapshot = snapshot
+        wanted: dict[tuple[str, int], Endpoint] = {(e.host, e.port): e for e in snapshot.endpoints}
+        gone = [backend for key, backend in self.backends.items() if key not in wanted]
+        for key in [key for key in self.backends if key not in wanted]:
+            del self.backends[key]
+        for key, endpoint in wanted.items():
+            known = self.backends.get(key)
+            if known is None:
+                self.backends[key] = Backend(self._context, self, endpoint)
+            else:
+                known.endpoint = endpoint
+        self._balancer.update(self.backends.values())
+        if self.downstreams or self.waiting:
+            self.connect()
+        for backend in gone:
+            streams = backend.take_pending()
+            self.retiring.append(backend)
+            backend.retire()
+            self.backend_idle(backend)
+            for stream in streams:
+                self._pick_again(stream)
+        self._retry_waiting()
+
+    def connect(self) -> None:
+        """Have connections ready before they are needed."""
+        for at, backend in enumerate(list(self.backends.values())):
+            if at >= EAGER_CONNECTIONS:
+                break
+            backend.dial_if_needed()
+
+    def connected(self, backend: Backend) -> None:
+        if not backend.retired:
+            self._balancer.resume(backend)
+            self._retry_waiting()
+
+    def suspended(self, backend: Backend) -> None:
+        """Nothing new for it until it is connected; what waited for it looks elsewhere."""
+        self._balancer.suspend(backend)
+        for stream in backend.take_pending():
+            self._pick_again(stream)
+
+    def backend_idle(self, backend: Backend) -> None:
+        """A retired backend may have closed its last connection."""
+        if not backend.upstreams and backend in self.retiring:
+            self.retiring.remove(backend)
+
+    # --- streams come ----------------------------------------------------------------------------
+
+    def queued(self) -> int:
+        """Streams that no backend has yet."""
+        return len(self.waiting) + sum(len(backend.pending) for backend in self.backends.values())
+
+    def opened(self, stream: Stream) -> None:
+        """A client has opened a stream."""
+        self.stats.started += 1
+        self.open(stream)
+
+    def open(self, stream: Stream) -> None:
+        """Give a new stream, or one that was not begun, to the endpoint that should have it."""
+        slot = self._balancer.pick(stream.block.path if stream.block.is_grpc else SHARED_METHOD)
+        if slot is None:
+            self._wait(stream)
+            return
+        stream.slot = slot
+        backend = cast(Backend, slot.member)
+        stream.backend = backend
+        backend.take(stream)
+
+    def _wait(self, stream: Stream) -> None:
+        if len(self.waiting) >= MAX_QUEUED:
+            self.answer(stream, replies.UNAVAILABLE, f"{MAX_QUEUED} calls already wait; {self._trouble()}")
+            return
+        self.waiting[stream] = None
+        self.expire_later(stream)
+
+    def expire_later(self, stream: Stream) -> None:
+        """A stream that waits is answered in the end, whatever it waits for."""
+        now = self._context.now
+        if stream.expires > now:
+            return
+        stream.expires = now + QUEUE_TIMEOUT
+        if 0.0 <= stream.deadline < stream.expires:
+            stream.expires = stream.deadline
+        self._context.after(stream.expires - now, _Expiry(self, stream))
+
+    def expired(self, stream: Stream) -> None:
+        if stream.phase != states.QUEUED or stream.down is None:
+            return
+        if 0.0 <= stream.deadline <= stream.expires:
+            self.answer(
+                stream, replies.DEADLINE_EXCEEDED, f"deadline passed while waiting; {self._trouble()}"
+            )
+        else:
+            self.answer(stream, replies.UNAVAILABLE, self._trouble())
+
+    def _trouble(self) -> str:
+        snapshot = self.snapshot
+        if snapshot is None:
+            return f"evenstream: endpoints of {self.name} are not known yet"
+        if not snapshot.exists:
+            return f"evenstream: there is no Service {self.name}"
+        if not self.backends:
+            return f"evenstream: {self.name} has no ready endpoint"
+        errors = [f"{b.endpoint.address}: {b.last_error}" for b in self.backends.values() if b.last_error]
+        text = f"evenstream: none of {len(self.backends)} endpoints of {self.name} can take the call"
+        return f"{text} ({errors[0]})" if errors else text
+
+    def _retry_waiting(self) -> None:
+        if not self.waiting or not any(b.in_rotation for b in self.backends.values()):
+            return
+        streams = list(self.waiting)
+        self.waiting.clear()
+        for stream in streams:
+            self.open(stream)
+
+    def _pick_again(self, stream: Stream) -> None:
+        self._release(stream)
+        self.open(stream)
+
+    # --- streams end -----------------------------------------------------------------------------
+
+    def half_done(self, stream: Stream) -> None:
+        """A half has been passed on to its end: is the stream over on either side?"""
+        request = stream.request.state
+        response = stream.response.state
+        up = stream.up
+        if up is not None and (request == states.DONE or request == states.RESET) and response != states.OPEN:
+            self._leave(stream)
+            up.forget(stream)
+        down = stream.down
+        if down is not None and response == states.DONE:
+            if request == states.RESET:
+                down.reset(stream.down_id, frames.NO_ERROR)  # what the client still sends is not wanted
+            if request != states.OPEN:
+                stream.down = None
+                down.answered()
+                down.forget(stream)
+        if stream.up is None and stream.down is None and stream.phase != states.CLOSED:
+            stream.advance(states.CLOSE)
+            self.stats.finished(stream.grpc_status, self._context.now - stream.opened_at)
+
+    def _leave(self, stream: Stream) -> None:
+        """Over on the backend's side: count it."""
+        backend = stream.backend
+        if backend is not None and stream.up is not None:
+            backend.stats.finished(stream.grpc_status, self._context.now - stream.opened_at)
+        stream.up = None
+        stream.response.source = None if stream.response.held is None else stream.response.source
+        self._release(stream)
+
+    def _release(self, stream: Stream) -> None:
+        slot = stream.slot
+        if slot is not None:
+            stream.slot = None
+            self._balancer.release(slot)
+
+    def cancelled(self, stream: Stream, code: i64) -> None:
+        """The client gave the stream up, or broke a rule on it; it is over on its side."""
+        self._break_request(stream)
+        stream.response.state = states.next_half(stream.response.state, states.BREAK)
+        down = stream.down
+        if down is not None:
+            stream.down = None
+            down.forget(stream)
+        up = stream.up
+        if up is not None:
+            if stream.backend is not None:
+                stream.backend.stats.cancelled += 1
+            stream.grpc_status = replies.CANCELLED
+            self._leave(stream)
+            up.reset(stream.up_id, code)
+            up.forget(stream)
+        up_source = stream.response.source
+        if up_source is not None:
+            up_source.drop_held(stream.response)
+        self.half_done(stream)
+
+    def _break_request(self, stream: Stream) -> None:
+        request = stream.request
+        request.state = states.next_half(request.state, states.BREAK)
+        source = request.source
+        if source is not None:
+            source.drop_held(request)
+        request.sink = None
+        self.waiting.pop(stream, None)
+        if stream.backend is not None:
+            stream.backend.pending.pop(stream, None)
+        if stream.up is None:
+            self._release(stream)
+
+    def reset_by_backend(self, stream: Stream, code: i64) -> None:
+        """RST_STREAM from the backend; the stream is off its connection already."""
+        if code == frames.REFUSED_STREAM and stream.phase == states.SENT:
+            self.refused(stream, "refused the stream")
+            return
+        if stream.response.state == states.OPEN:
+            self._leave(stream)
+            self._reset_down(stream, code)
+        else:
+            self._backend_left(stream)
+
+    def _backend_left(self, stream: Stream) -> None:
+        """The answer is complete here, if not yet passed on; what is left of the request is not wanted."""
+        self._leave(stream)
+        self._break_request(stream)
+        self.half_done(stream)
+
+    def _reset_down(self, stream: Stream, code: i64) -> None:
+        self._break_request(stream)
+        half = stream.response
+        half.state = states.next_half(half.state, states.BREAK)
+        down = stream.down
+        if down is not None:
+            down.drop_held(half)
+            stream.down = None
+            down.reset(stream.down_id, code)
+            down.forget(stream)
+        self.half_done(stream)
+
+    def refused(self, stream: Stream, why: str) -> None:
+        """The backend has not begun (gRFC A6): to another one, if all that was sent is still here."""
+        backend = stream.backend
+        request = stream.request
+        if stream.phase != states.SENT:
+            self.broken(stream, why)
+            return
+        if backend is not None:
+            backend.stats.refused += 1
+        stream.up = None
+        self._release(stream)
+        stream.refusals += 1
+        if request.replay is None or stream.refusals > MAX_REFUSALS:
+            self._reset_down(stream, frames.REFUSED_STREAM)
+            return
+        self._context.totals.retried += 1
+        self._rewind(stream)
+        self.open(stream)
+
+    def _rewind(self, stream: Stream) -> None:
+        request = stream.request
+        replay = request.replay
+        stream.advance(states.REFUSE)
+        request.state = states.next_half(request.state, states.REWIND)
+        request.sink = None
+        if replay:
+            request.held = replay + (request.held or [])
+            request.held_size += request.replay_size
+            if request.source is not None:
+                request.source.held_from += request.replay_size
+        request.replay = []
+        request.replay_size = 0
+
+    def broken(self, stream: Stream, why: str) -> None:
+        """The backend's connection is lost or it broke a rule; the stream is off its connection already."""
+        backend = stream.backend
+        if stream.response.state != states.OPEN:
+            self._backend_left(stream)
+            return
+        if backend is not None:
+            backend.stats.failed += 1
+        where = backend.endpoint.address if backend is not None else "?"
+        self._leave(stream)
+        self.answer(stream, replies.UNAVAILABLE, f"evenstream: endpoint {where} of {self.name} {why}")
+
+    def answer(self, stream: Stream, status: i64, message: str) -> None:
+        """Answer the client here, in place of a backend."""
+        totals = self._context.totals.answered_here
+        totals[status] = totals.get(status, 0) + 1
+        stream.grpc_status = status
+        self._break_request(stream)
+        half = stream.response
+        down = stream.down
+        if down is None:
+            self.half_done(stream)
+            return
+        if stream.phase == states.ANSWERED:
+            if not stream.block.is_grpc:
+                self._reset_down(stream, frames.INTERNAL_ERROR)
+                return
+            half.state = states.next_half(half.state, states.END)
+            half.trailers = replies.trailers(status, message)
+            if half.held is None:
+                down.pass_end(stream, half)
+            return
+        stream.advance(states.ANSWER)
+        half.state = states.next_half(half.state, states.END)
+        if stream.block.is_grpc:
+            down.write_headers(stream.down_id, replies.trailers_only(status, message), True)
+        else:
+            self._answer_http(stream, status, message)
+        down.touch()
+        half.state = states.next_half(half.state, states.PASS)
+        self.half_done(stream)
+
+    def _answer_http(self, stream: Stream, status: i64, message: str) -> None:
+        down = stream.down
+        if down is None:
+            return
+        block, body = replies.http_response(status, message)
+        size: i64 = len(body)
+        if size > stream.response.sink_window or size > down.send_window:
+            block, body = replies.http_response(status, "")[0], b""
+            down.write_headers(stream.down_id, block, True)
+            return
+        down.send_window -= size
+        down.write_headers(stream.down_id, block, False)
+        down.write_data(stream.down_id, body, True)
+
+
+@final
+class _Expiry(Timer):
+    def __init__(self, service: Service, stream: Stream) -> None:
+        super().__init__()
+        self._service = service
+        self._stream = stream
+
+    def fire(self) -> None:
+        self._service.expired(self._stream)

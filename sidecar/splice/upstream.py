@@ -1,0 +1,199 @@
+"""Our connection to a backend: requests out, responses in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+from mypy_extensions import i64
+
+from sidecar.splice import states
+from sidecar.splice.peer import RESET_BY_US, Peer
+from sidecar.splice.stream import Stream
+from sidecar.wire import frames
+from sidecar.wire.blocks import Block, BlockMemo
+from sidecar.wire.budget import Budget
+from sidecar.wire.connection import ConnectionFault
+
+if TYPE_CHECKING:
+    from sidecar.splice.backend import Backend
+
+FIRST_STREAM: Final[i64] = 1
+LAST_STREAM: Final[i64] = frames.MAX_STREAM_ID - 1
+# Streams a backend may break rules on before the whole connection is given up.
+FAULTS: Final[i64] = 100
+FAULTS_PER_SECOND: Final = 10.0
+# RST_STREAM from a backend: refusing or cancelling is its right, a flood of it is not. Answered streams earn back.
+RESETS: Final[i64] = 10_000
+RESETS_PER_SECOND: Final = 1000.0
+
+
+@final
+class Upstream(Peer):
+    def __init__(self, memo: BlockMemo, touched: list[Peer], backend: Backend) -> None:
+        super().__init__(memo, touched, False, 0)
+        self.backend: Final = backend
+        self.connected: bool = False
+        self.next_id: i64 = FIRST_STREAM
+        self._faults = Budget(FAULTS, FAULTS_PER_SECOND)
+        self._resets = Budget(RESETS, RESETS_PER_SECOND)
+
+    def is_idle(self, stream_id: i64) -> bool:
+        return stream_id & 1 == 0 or stream_id >= self.next_id
+
+    def has_room(self) -> bool:
+        """Whether one more stream may be opened now."""
+        return (
+            self.peer_ready
+            and not self.draining
+            and not self.finished
+            and not self.gone
+            and i64(len(self.streams)) < self.peer_max_streams
+        )
+
+    def send(self, stream: Stream) -> None:
+        """Open the stream here: its header block goes out, and what is held of its request as credit allows."""
+        stream_id = self.next_id
+        self.next_id += 2
+        if self.next_id > LAST_STREAM:
+            self.draining = (
+                True  # numbers are used up (section 5.1.1): the next stream needs a new connection
+            )
+        stream.advance(states.SEND)
+        stream.up = self
+        stream.up_id = stream_id
+        self.streams[stream_id] = stream
+        request = stream.request
+        request.sink = self
+        request.sink_id = stream_id
+        request.sink_window = self.peer_initial_window
+        response = stream.response
+        response.source = self
+        response.source_id = stream_id
+        response.source_window = frames.DEFAULT_WINDOW
+        ends = request.state == states.ENDED and request.held is None and request.trailers is None
+        self.write_headers(stream_id, stream.block.raw, ends)
+        self.touch()
+        if ends:
+            request.state = states.next_half(request.state, states.PASS)
+        elif request.held is not None:
+            self.pump(stream, request)
+        elif request.state == states.ENDED:
+            self.pass_end(stream, request)
+
+    # --- hooks -----------------------------------------------------------------------------------
+
+    def headers_received(self, stream_id: i64, block: Block, end_stream: bool) -> None:
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            if self.is_idle(stream_id):
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "a response on a stream that was not opened")
+            if self._tombstones.get(stream_id, 0) != RESET_BY_US:
+                raise ConnectionFault(frames.STREAM_CLOSED, "HEADERS on a closed stream")
+            return
+        half = stream.response
+        if half.state != states.OPEN:
+            self.stream_fault(stream_id, frames.STREAM_CLOSED, "HEADERS after END_STREAM")
+            return
+        if stream.phase == states.ANSWERED:
+            fault = block.trailers_fault()
+            if not end_stream:
+                fault = fault or "a second header block without END_STREAM"
+            elif half.content_length > 0:
+                fault = fault or "content-length does not add up"
+        else:
+            fault = block.response_fault()
+            if 100 <= block.status < 200 and (end_stream or block.status == 101):
+                fault = fault or f"a {block.status} that cannot stand in HTTP/2"
+        if fault:
+            self.stream_fault(stream_id, frames.PROTOCOL_ERROR, fault)
+            return
+        if block.grpc_status >= 0:
+            stream.grpc_status = block.grpc_status
+        if stream.phase == states.ANSWERED:
+            self.end_received(stream, half, block.raw)
+        elif block.status < 200:
+            stream.advance(states.INFORM)
+            self._pass_block(stream, block, False)
+        else:
+            stream.advance(states.ANSWER)
+            stream.request.replay = None
+            # Against HEAD the length is of a body that does not come; its END_STREAM is on the headers.
+            half.content_length = -1 if end_stream else block.content_length
+            if end_stream:
+                half.state = states.next_half(half.state, states.END)
+            self._pass_block(stream, block, end_stream)
+
+    def _pass_block(self, stream: Stream, block: Block, end_stream: bool) -> None:
+        half = stream.response
+        sink = half.sink
+        if sink is not None:
+            sink.write_headers(half.sink_id, block.raw, end_stream)
+            sink.touch()
+        if end_stream:
+            half.state = states.next_half(half.state, states.PASS)
+            stream.service.half_done(stream)
+
+    def stream_fault(self, stream_id: i64, code: i64, message: str) -> None:
+        if not self._faults.spend(self.now):
+            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too many stream errors, last: " + message)
+        stream = self.streams.pop(stream_id, None)
+        self.reset(stream_id, code)
+        if stream is not None:
+            self.backend.service.broken(stream, "broke HTTP/2: " + message)
+            self._one_less()
+
+    def stream_reset(self, stream: Stream, code: i64) -> None:
+        if not self._resets.spend(self.now):
+            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too many streams reset")
+        del self.streams[stream.up_id]
+        self.backend.service.reset_by_backend(stream, code)
+        self._one_less()
+
+    def settings_received(self) -> None:
+        self.backend.settings_received(self)
+
+    def goaway_received(self, last_stream_id: i64, code: i64, debug: bytes) -> None:
+        self.draining = True
+        refused = [s for s in self.streams.values() if s.up_id > last_stream_id]
+        for stream in refused:
+            del self.streams[stream.up_id]
+        self.backend.draining(self)
+        why = f"GOAWAY {frames.error_name(code)} {debug[:80].decode('utf-8', 'replace')}".rstrip()
+        for stream in refused:
+            self.backend.service.refused(stream, "was refused by " + why)
+        self.close_if_idle()
+
+    def ping_acknowledged(self, payload: bytes) -> None:
+        pass
+
+    def failing(self) -> None:
+        self.abandon(f"broke HTTP/2: {self.error_message}")
+
+    # --- ends ------------------------------------------------------------------------------------
+
+    def abandon(self, why: str) -> None:
+        """The connection is lost: what was on it is settled, and the backend looks for another."""
+        streams = list(self.streams.values())
+        self.streams.clear()
+        self.backend.lost(self, why)
+        for stream in streams:
+            self.backend.service.broken(stream, why)
+
+    def forget(self, stream: Stream) -> None:
+        """Both halves are over on this side."""
+        if self.streams.pop(stream.up_id, None) is not None:
+            self._resets.earn()
+            self._one_less()
+
+    def _one_less(self) -> None:
+        if self.draining:
+            self.close_if_idle()
+        else:
+            self.backend.room_again(self)
+
+    def close_if_idle(self) -> None:
+        if self.draining and not self.streams and not self.finished and not self.gone:
+            frames.write_goaway(self.out, 0, frames.NO_ERROR, b"")
+            self.finished = True
+            self.touch()
+            self.backend.lost(self, "closed when idle")

@@ -1,0 +1,319 @@
+"""Header blocks that carry no state: what they mean, found by their bytes.
+
+gRPC callers repeat themselves, so a whole block is looked up first. Where a block is new (a deadline,
+a request id or a trace id differs on every call) it is walked field by field by its lengths, and each
+field is looked up in a second memo. Only a field never seen is decoded. Names whose values never
+repeat are noticed and their values checked without being remembered.
+
+A block in here never refers to the dynamic table: `headers` sees to that.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from mypy_extensions import i64
+
+from sidecar.wire import fields, huffman
+from sidecar.wire.fields import Field
+
+# Bounds of the memos. A block of gRPC is 100-400 octets; two generations of 1,024 keep well under a megabyte.
+MAX_BLOCKS_REMEMBERED: Final = 1024
+MAX_BLOCK_REMEMBERED: Final = 1024  # octets: longer ones are rarely repeated
+MAX_FIELDS_REMEMBERED: Final = 4096
+MAX_FIELD_REMEMBERED: Final = 256
+# A name with this many different values (an id, a timeout) has its later values checked but not remembered.
+MAX_VALUES_PER_NAME: Final[i64] = 64
+# An HPACK integer of more octets than this exceeds any length that fits a block (RFC 7541 section 5.1).
+_MAX_INTEGER_SHIFT: Final[i64] = 28
+
+# Bits of Block.seen beyond the pseudo-header kinds of `fields`.
+DUPLICATE_PSEUDO: Final[i64] = 64
+LATE_PSEUDO: Final[i64] = 128
+CONNECT: Final[i64] = 256
+_REQUIRED: Final[i64] = fields.METHOD | fields.SCHEME | fields.PATH
+_REQUEST_ONLY: Final[i64] = _REQUIRED | fields.AUTHORITY
+
+
+class CompressionError(Exception):
+    """The block cannot be read: a connection error COMPRESSION_ERROR (RFC 9113 section 4.3)."""
+
+
+class DynamicReferenceError(CompressionError):
+    """The block refers to a dynamic table that is agreed to be empty."""
+
+
+@final
+class Block:
+    """What a header block says, as far as a proxy cares."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw: Final = raw  # no size updates, no dynamic references
+        self.seen: i64 = 0
+        self.fault: str = ""  # of any field, whatever the block is
+        self.path: bytes = b""
+        self.status: i64 = fields.NO_NUMBER
+        self.content_length: i64 = fields.NO_NUMBER
+        self.grpc_status: i64 = fields.NO_NUMBER
+        self.timeout: float = -1.0  # grpc-timeout in seconds, -1 if none
+        self.is_grpc: bool = False  # content-type application/grpc or application/grpc+...
+        self.inserts: bool = False  # holds a literal with incremental indexing
+        self.has_fields: bool = False  # beyond pseudo-headers
+        self.list_size: i64 = 0  # as SETTINGS_MAX_HEADER_LIST_SIZE counts
+
+    def request_fault(self) -> str:
+        """Empty, or why this cannot open a request (RFC 9113 section 8.3.1)."""
+        if self.fault:
+            return self.fault
+        seen = self.seen
+        if seen == _REQUIRED or seen == _REQUIRED | fields.AUTHORITY:
+            return ""
+        if seen & DUPLICATE_PSEUDO:
+            return "a pseudo-header stands twice"
+        if seen & LATE_PSEUDO:
+            return "a pseudo-header stands after a field"
+        if seen & (fields.STATUS | fields.OTHER_PSEUDO):
+            return "a pseudo-header that no request has"
+        if seen & CONNECT:
+            whole = seen & _REQUEST_ONLY == fields.METHOD | fields.AUTHORITY
+            return "" if whole else "CONNECT with other pseudo-headers than :method and :authority"
+        return "a pseudo-header is missing"
+
+    def response_fault(self) -> str:
+        """Empty, or why this cannot be a response's header block (section 8.3.2)."""
+        if self.fault:
+            return self.fault
+        if self.seen == fields.STATUS:
+            return ""
+        if self.seen & LATE_PSEUDO:
+            return "a pseudo-header stands after a field"
+        return "a response has :status once and no other pseudo-header"
+
+    def trailers_fault(self) -> str:
+        """Empty, or why this cannot be a trailer section (section 8.1)."""
+        if self.fault:
+            return self.fault
+        return "trailers with a pseudo-header" if self.seen else ""
+
+
+@final
+class _Name:
+    """A field name as it stood in a block, and how many values it was seen with."""
+
+    def __init__(self, name: bytes) -> None:
+        self.name: Final = name
+        self.values: i64 = 0
+
+
+@final
+class BlockMemo:
+    """Reads blocks and remembers them. One a process: what is remembered was validated, and is the same for all."""
+
+    def __init__(self) -> None:
+        # Two generations each: when the young one is full the old one is dropped, so that a flood of new
+        # blocks costs a bounded amount of memory and no scan.
+        self._young: dict[bytes, Block] = {}
+        self._old: dict[bytes, Block] = {}
+        self._fields: dict[bytes, Field] = {}
+        self._old_fields: dict[bytes, Field] = {}
+        self._names: dict[bytes, _Name] = {}
+        self.hits: i64 = 0
+        self.misses: i64 = 0
+        self.field_hits: i64 = 0
+        self.field_misses: i64 = 0
+
+    def blocks(self) -> int:
+        """Blocks remembered now."""
+        return len(self._young) + len(self._old)
+
+    def fields(self) -> int:
+        """Fields remembered now."""
+        return len(self._fields) + len(self._old_fields)
+
+    def read(self, raw: bytes) -> Block:
+        """What `raw` (no leading size updates) says. Raises CompressionError."""
+        found = self._young.get(raw)
+        if found is not None:
+            self.hits += 1
+            return found
+        found = self._old.get(raw)
+        if found is None:
+            self.misses += 1
+            found = self._walk(raw)
+            if len(raw) > MAX_BLOCK_REMEMBERED:
+                return found
+        else:
+            self.hits += 1
+        if len(self._young) >= MAX_BLOCKS_REMEMBERED:
+            self._old = self._young
+            self._young = {}
+        self._young[raw] = found
+        return found
+
+    def _walk(self, raw: bytes) -> Block:
+        block = Block(raw)
+        end: i64 = len(raw)
+        at: i64 = 0
+        while at < end:
+            first: i64 = raw[at]
+            if first >= 0x80:
+                index: i64 = first & 0x7F
+                if index > fields.STATIC_SIZE:
+                    raise DynamicReferenceError("an index into a dynamic table of size 0")
+                if index == 0:
+                    raise CompressionError("index 0")
+                at += 1
+                _add(block, fields.STATIC[index - 1])
+                continue
+            if 0x20 <= first < 0x40:
+                raise CompressionError("a table size update after a field")
+            if first >= 0x40:
+                block.inserts = True
+            start = at
+            name_end = _name_end(raw, at, end)
+            at = _skip_string(raw, name_end, end)
+            _add(block, self._field(raw, start, name_end, at))
+        return block
+
+    def _field(self, raw: bytes, start: i64, name_end: i64, end: i64) -> Field:
+        key = raw[start:end]
+        found = self._fields.get(key)
+        if found is not None:
+            self.field_hits += 1
+            return found
+        found = self._old_fields.get(key)
+        if found is None:
+            self.field_misses += 1
+            name = self._name(raw, start, name_end)
+            found = Field(name.name, _string(raw, name_end, end))
+            if end - start > MAX_FIELD_REMEMBERED or name.values >= MAX_VALUES_PER_NAME:
+                return found
+            name.values += 1
+        if len(self._fields) >= MAX_FIELDS_REMEMBERED:
+            self._old_fields = self._fields
+            self._fields = {}
+            self._names = {}  # lets a name that changed its ways be remembered again
+        self._fields[key] = found
+        return found
+
+    def _name(self, raw: bytes, start: i64, name_end: i64) -> _Name:
+        key = raw[start:name_end]
+        found = self._names.get(key)
+        if found is not None:
+            return found
+        first: i64 = raw[start]
+        mask: i64 = 0x3F if first >= 0x40 else 0x0F
+        index = first & mask
+        if index == mask:
+            index = _integer(raw, start + 1, name_end, mask)
+        if index > 0:
+            name = fields.STATIC_NAMES[index - 1]
+        else:
+            name = _string(raw, start + 1, name_end)
+        found = _Name(name)
+        if len(key) <= MAX_FIELD_REMEMBERED and len(self._names) < MAX_FIELDS_REMEMBERED:
+            self._names[key] = found
+        return found
+
+
+def _add(block: Block, field: Field) -> None:
+    kind = field.kind
+    block.list_size += field.size
+    if field.fault and not block.fault:
+        block.fault = field.fault
+    if kind < fields.PSEUDO_LIMIT:
+        if block.seen & kind:
+            block.seen |= DUPLICATE_PSEUDO
+        if block.has_fields:
+            block.seen |= LATE_PSEUDO
+        block.seen |= kind
+        if kind == fields.PATH:
+            block.path = field.value
+        elif kind == fields.STATUS:
+            block.status = field.number
+        elif kind == fields.METHOD and field.value == b"CONNECT":
+            block.seen |= CONNECT
+        return
+    block.has_fields = True
+    if kind == fields.CONTENT_TYPE:
+        block.is_grpc = field.value == b"application/grpc" or field.value.startswith(
+            (b"application/grpc+", b"application/grpc;")
+        )
+    elif kind == fields.CONTENT_LENGTH:
+        if block.content_length >= 0 and block.content_length != field.number and not block.fault:
+            block.fault = "two content-lengths that differ"
+        block.content_length = field.number
+    elif kind == fields.GRPC_STATUS:
+        block.grpc_status = field.number
+    elif kind == fields.GRPC_TIMEOUT:
+        block.timeout = field.timeout
+
+
+def _integer(raw: bytes, at: i64, end: i64, prefix: i64) -> i64:
+    """The value of a multi-octet integer whose continuation starts at `at` (RFC 7541 section 5.1)."""
+    value = prefix
+    shift: i64 = 0
+    while at < end:
+        octet: i64 = raw[at]
+        at += 1
+        value += (octet & 0x7F) << shift
+        if octet < 0x80:
+            return value
+        shift += 7
+        if shift > _MAX_INTEGER_SHIFT:
+            raise CompressionError("an integer too large")
+    raise CompressionError("the block ends inside an integer")
+
+
+def _integer_end(raw: bytes, at: i64, end: i64) -> i64:
+    while at < end:
+        octet: i64 = raw[at]
+        at += 1
+        if octet < 0x80:
+            return at
+    raise CompressionError("the block ends inside an integer")
+
+
+def _name_end(raw: bytes, at: i64, end: i64) -> i64:
+    """Where the name of the literal field at `at` ends. Raises if its index is not a static one."""
+    first: i64 = raw[at]
+    mask: i64 = 0x3F if first >= 0x40 else 0x0F
+    index = first & mask
+    at += 1
+    if index == 0:
+        return _skip_string(raw, at, end)
+    if index == mask:
+        index = _integer(raw, at, end, mask)
+        at = _integer_end(raw, at, end)
+    if index > fields.STATIC_SIZE:
+        raise DynamicReferenceError("a name from a dynamic table of size 0")
+    return at
+
+
+def _skip_string(raw: bytes, at: i64, end: i64) -> i64:
+    """Where the string literal at `at` ends (section 5.2)."""
+    if at >= end:
+        raise CompressionError("the block ends before a string")
+    first: i64 = raw[at]
+    length = first & 0x7F
+    at += 1
+    if length == 0x7F:
+        length = _integer(raw, at, end, 0x7F)
+        at = _integer_end(raw, at, end)
+    if length > end - at:
+        raise CompressionError("a string longer than its block")
+    return at + length
+
+
+def _string(raw: bytes, at: i64, end: i64) -> bytes:
+    """The octets of the string literal that is `raw[at:end]`."""
+    first: i64 = raw[at]
+    start = at + 1
+    if first & 0x7F == 0x7F:
+        start = _integer_end(raw, start, end)
+    if first >= 0x80:
+        try:
+            return huffman.decode(raw, start, end)
+        except huffman.HuffmanError:
+            raise CompressionError("a malformed Huffman string") from None
+    return raw[start:end]

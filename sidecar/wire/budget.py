@@ -1,0 +1,35 @@
+"""A budget that refills with time: how much of a nuisance a peer may be before it is cut off."""
+
+from __future__ import annotations
+
+from typing import final
+
+from mypy_extensions import i64
+
+
+@final
+class Budget:
+    """Starts full at `most`; refills by `per_second`."""
+
+    def __init__(self, most: i64, per_second: float) -> None:
+        self._most: float = float(most)
+        self._per_second = per_second
+        self._level: float = float(most)
+        self._at: float = -1.0
+
+    def spend(self, now: float) -> bool:
+        """Take one. False: there is none left."""
+        if self._at >= 0.0 and now > self._at:
+            self._level += (now - self._at) * self._per_second
+            if self._level > self._most:
+                self._level = self._most
+        self._at = now
+        if self._level < 1.0:
+            return False
+        self._level -= 1.0
+        return True
+
+    def earn(self) -> None:
+        """Give one back, for something useful done."""
+        if self._level < self._most:
+            self._level += 1.0

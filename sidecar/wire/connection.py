@@ -1,0 +1,431 @@
+"""One HTTP/2 connection, without sockets: bytes in, frames understood, hooks called, bytes out.
+
+`Connection` knows the rules that hold whatever the streams mean: framing, the preface, SETTINGS, PING,
+header blocks and their CONTINUATIONs, the connection's own window, and what floods are. A subclass gives
+the hooks (`headers_received` and the like) their meaning. After `feed` the caller writes `take_output()`
+and closes the socket once `finished` is set.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from librt.strings import BytesWriter, read_i32_be
+from mypy_extensions import i64
+
+from sidecar.wire import frames
+from sidecar.wire.blocks import Block, BlockMemo, CompressionError
+from sidecar.wire.budget import Budget
+from sidecar.wire.frames import HEADER_LENGTH
+from sidecar.wire.headers import (
+    MAX_HEADER_LIST,
+    SIZE_UPDATE_TO_ZERO,
+    HeaderListTooLargeError,
+    HeaderReader,
+)
+
+# Metadata of 64 KiB, with its names and with base64's third on top, fits; floods of CONTINUATION end here.
+MAX_HEADER_BLOCK: Final[i64] = 131_072
+# A block of MAX_HEADER_BLOCK takes 8 full frames. Small ones are legal; so many serve nobody.
+MAX_BLOCK_FRAMES: Final[i64] = 64
+# The connection's window must never be what holds up a stream, and is what bounds the bytes we may be left
+# holding for one peer: enough for 64 streams stalled with all of their credit.
+CONNECTION_WINDOW: Final[i64] = 16_777_216
+# Frames that move nothing (PING, SETTINGS, PRIORITY, empty DATA, WINDOW_UPDATE, unknown types). Frames of use
+# in either direction earn them back, so only a peer that does little else ever runs out.
+NUISANCE_BUDGET: Final[i64] = 1000
+NUISANCE_PER_SECOND: Final = 100.0
+# Output a peer caused and does not read: acknowledgements, resets, headers. DATA is bounded by credit.
+MAX_UNREAD_OUTPUT: Final[i64] = 4_194_304
+
+_PREFACE: Final = frames.PREFACE
+
+
+class ConnectionFault(Exception):  # noqa: N818 - RFC 9113 calls it a connection error; it is not a bug of ours
+    """The peer broke a rule that ends the connection (RFC 9113 section 5.4.1)."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Connection:
+    """The half of HTTP/2 below streams. `is_server`: the peer is a client and sends the preface."""
+
+    def __init__(self, memo: BlockMemo, is_server: bool, max_streams: i64) -> None:
+        self.out = BytesWriter()
+        self.now: float = 0.0
+        self.is_server: bool = is_server
+        # Set once nothing more is to be said: flush the output, then close.
+        self.finished: bool = False
+        self.error_code: i64 = frames.NO_ERROR  # of the GOAWAY we sent for a fault of the peer's
+        self.error_message: str = ""
+        self.peer_ready: bool = False  # its SETTINGS have arrived
+        self.peer_initial_window: i64 = frames.DEFAULT_WINDOW
+        self.peer_max_streams: i64 = frames.MAX_STREAM_ID  # unlimited until said, section 6.5.2
+        self.send_window: i64 = frames.DEFAULT_WINDOW
+        self.receive_window: i64 = CONNECTION_WINDOW
+        self.held_from: i64 = 0  # octets of DATA this peer sent that are held here for another
+        self.settings_acknowledged: bool = False
+        self.nuisance = Budget(NUISANCE_BUDGET, NUISANCE_PER_SECOND)
+        self._headers = HeaderReader(memo)
+        self._rest: bytes = b""
+        self._preface_seen: bool = not is_server
+        self._update_owed: bool = True  # a size update of 0 goes ahead of our first block
+        # A header block under way.
+        self._block_stream: i64 = 0
+        self._block_end_stream: bool = False
+        self._block_parts: list[bytes] = []
+        self._block_size: i64 = 0
+        self._block_frames: i64 = 0
+        if not is_server:
+            self.out.write(_PREFACE)
+        settings = [(int(frames.HEADER_TABLE_SIZE), 0), (int(frames.MAX_HEADER_LIST_SIZE), MAX_HEADER_LIST)]
+        if is_server:
+            settings.append((int(frames.MAX_CONCURRENT_STREAMS), int(max_streams)))
+        else:
+            settings.append((int(frames.ENABLE_PUSH), 0))
+        frames.write_settings(self.out, settings)
+        frames.write_window_update(self.out, 0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW)
+
+    # --- hooks -----------------------------------------------------------------------------------
+
+    def headers_received(self, stream_id: i64, block: Block, end_stream: bool) -> None:
+        raise NotImplementedError
+
+    def data_received(self, stream_id: i64, payload: bytes, flow_length: i64, end_stream: bool) -> None:
+        """`flow_length` counts padding too (section 6.9.1)."""
+        raise NotImplementedError
+
+    def reset_received(self, stream_id: i64, code: i64) -> None:
+        raise NotImplementedError
+
+    def window_received(self, stream_id: i64, increment: i64) -> None:
+        """Credit for one stream; `increment` 0 is a stream error."""
+        raise NotImplementedError
+
+    def window_opened(self) -> None:
+        """The connection's send window has grown."""
+        raise NotImplementedError
+
+    def initial_window_changed(self, difference: i64) -> None:
+        """All open streams of this connection have that much more (or less) credit (section 6.9.2)."""
+        raise NotImplementedError
+
+    def settings_received(self) -> None:
+        raise NotImplementedError
+
+    def goaway_received(self, last_stream_id: i64, code: i64, debug: bytes) -> None:
+        raise NotImplementedError
+
+    def ping_acknowledged(self, payload: bytes) -> None:
+        raise NotImplementedError
+
+    def stream_fault(self, stream_id: i64, code: i64, message: str) -> None:
+        """The peer broke a rule that ends one stream (section 5.4.2)."""
+        raise NotImplementedError
+
+    def failing(self) -> None:
+        """The connection is about to end for a fault of the peer's; streams are to be settled."""
+        raise NotImplementedError
+
+    # --- input -----------------------------------------------------------------------------------
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Take bytes from the peer. A fault of the peer's ends in GOAWAY and `finished`; nothing is raised."""
+        self.now = now
+        if self.finished:
+            return
+        if self._rest:
+            data = self._rest + data
+        try:
+            used = self._parse(data)
+        except ConnectionFault as fault:
+            self.fail(fault.code, fault.message)
+            return
+        except CompressionError as error:
+            self.fail(frames.COMPRESSION_ERROR, str(error))
+            return
+        except HeaderListTooLargeError:
+            self.fail(frames.ENHANCE_YOUR_CALM, f"a header list over {MAX_HEADER_LIST} octets")
+            return
+        if used == len(data):
+            self._rest = b""
+        else:
+            self._rest = data[used:]
+        if self.receive_window < CONNECTION_WINDOW // 2:
+            self.replenish()
+
+    def fail(self, code: i64, message: str) -> None:
+        """End the connection for a fault of the peer's."""
+        if self.finished:
+            return
+        self.error_code = code
+        self.error_message = message
+        self.failing()
+        frames.write_goaway(self.out, self.last_peer_stream(), code, message.encode()[:128])
+        self.finished = True
+        self._rest = b""
+
+    def last_peer_stream(self) -> i64:
+        """The highest stream of the peer's that was or may be acted on, for GOAWAY."""
+        return 0
+
+    def _parse(self, data: bytes) -> i64:
+        end: i64 = len(data)
+        at: i64 = 0
+        if not self._preface_seen:
+            if not data.startswith(_PREFACE):
+                if _PREFACE.startswith(data):
+                    return 0
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "no HTTP/2 preface")
+            self._preface_seen = True
+            at = frames.PREFACE_LENGTH
+        while end - at >= HEADER_LENGTH:
+            word: i64 = i64(read_i32_be(data, at))
+            length: i64 = (word >> 8) & 0xFFFFFF
+            kind: i64 = word & 0xFF
+            if length > frames.MAX_FRAME:
+                raise ConnectionFault(frames.FRAME_SIZE_ERROR, f"a frame of {length} octets")
+            body = at + HEADER_LENGTH
+            if end - body < length:
+                break
+            flags: i64 = data[at + 4]
+            stream_id: i64 = i64(read_i32_be(data, at + 5))
+            stream_id &= 0x7FFFFFFF
+            at = body + length
+            if self._block_stream != 0 and (kind != frames.CONTINUATION or stream_id != self._block_stream):
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "a header block is interrupted")
+            if kind == frames.DATA:
+                self._data(data, body, length, flags, stream_id)
+            elif kind == frames.HEADERS:
+                self._headers_frame(data, body, length, flags, stream_id)
+            else:
+                self._other(data, body, length, kind, flags, stream_id)
+            if self.finished:
+                return end
+        return at
+
+    def _data(self, data: bytes, body: i64, length: i64, flags: i64, stream_id: i64) -> None:
+        if not self.peer_ready:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        if stream_id == 0:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "DATA on stream 0")
+        start = body
+        stop = body + length
+        if flags & frames.PADDED:
+            pad: i64 = data[body] if length > 0 else 0
+            if length == 0 or pad >= length:
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "padding longer than its frame")
+            start += 1
+            stop -= pad
+        if length > self.receive_window:
+            raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "DATA beyond the connection's window")
+        self.receive_window -= length
+        ends = flags & frames.END_STREAM != 0
+        if stop == start and not ends:
+            self._count_nuisance("empty DATA")
+        elif length > 0:
+            self.nuisance.earn()
+        self.data_received(stream_id, data[start:stop], length, ends)
+
+    def _headers_frame(self, data: bytes, body: i64, length: i64, flags: i64, stream_id: i64) -> None:
+        if not self.peer_ready:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        if stream_id == 0:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "HEADERS on stream 0")
+        start = body
+        stop = body + length
+        if flags & (frames.PADDED | frames.PRIORITY_FLAG):
+            if flags & frames.PADDED:
+                pad: i64 = data[body] if length > 0 else 0
+                start += 1
+                stop -= pad
+            if flags & frames.PRIORITY_FLAG:
+                start += 5
+            if stop < start or length == 0:
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "padding longer than its frame")
+            if flags & frames.PRIORITY_FLAG:
+                parent: i64 = i64(read_i32_be(data, start - 5))
+                if parent & 0x7FFFFFFF == stream_id:
+                    self._self_dependent(stream_id, data[start:stop])
+                    return
+        end_stream = flags & frames.END_STREAM != 0
+        if flags & frames.END_HEADERS:
+            self.headers_received(stream_id, self._headers.read(data[start:stop]), end_stream)
+            return
+        self._block_stream = stream_id
+        self._block_end_stream = end_stream
+        self._block_parts = [data[start:stop]]
+        self._block_size = stop - start
+        self._block_frames = 1
+
+    def _self_dependent(self, stream_id: i64, block: bytes) -> None:
+        # RFC 7540 section 5.3.1, which RFC 9113 deprecates and does not forbid. The decoder sees the block all the same.
+        self._headers.read(block)
+        self.stream_fault(stream_id, frames.PROTOCOL_ERROR, "a stream that depends on itself")
+
+    def _continuation(self, data: bytes, body: i64, length: i64, flags: i64, stream_id: i64) -> None:
+        if self._block_stream == 0:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+        self._block_size += length
+        self._block_frames += 1
+        if self._block_size > MAX_HEADER_BLOCK or self._block_frames > MAX_BLOCK_FRAMES:
+            raise ConnectionFault(
+                frames.ENHANCE_YOUR_CALM,
+                f"a header block over {MAX_HEADER_BLOCK} octets or {MAX_BLOCK_FRAMES} frames",
+            )
+        self._block_parts.append(data[body : body + length])
+        if flags & frames.END_HEADERS:
+            block = b"".join(self._block_parts)
+            self._block_parts = []
+            self._block_stream = 0
+            self.headers_received(stream_id, self._headers.read(block), self._block_end_stream)
+
+    def _other(self, data: bytes, body: i64, length: i64, kind: i64, flags: i64, stream_id: i64) -> None:
+        if not self.peer_ready and (kind != frames.SETTINGS or flags & frames.ACK):
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        if kind == frames.WINDOW_UPDATE:
+            self._window_update(data, body, length, stream_id)
+        elif kind == frames.RST_STREAM:
+            if stream_id == 0:
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "RST_STREAM on stream 0")
+            _expect_length("RST_STREAM", length, 4)
+            self.reset_received(stream_id, _u32(data, body))
+        elif kind == frames.SETTINGS:
+            self._settings(data, body, length, flags, stream_id)
+        elif kind == frames.PING:
+            self._ping(data, body, length, flags, stream_id)
+        elif kind == frames.CONTINUATION:
+            self._continuation(data, body, length, flags, stream_id)
+        elif kind == frames.GOAWAY:
+            if stream_id != 0:
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "GOAWAY on a stream")
+            if length < 8:
+                raise ConnectionFault(frames.FRAME_SIZE_ERROR, f"GOAWAY of {length} octets")
+            last: i64 = i64(read_i32_be(data, body))
+            self.goaway_received(last & 0x7FFFFFFF, _u32(data, body + 4), data[body + 8 : body + length])
+        elif kind == frames.PRIORITY:
+            self._count_nuisance("PRIORITY")
+            if stream_id == 0:
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "PRIORITY on stream 0")
+            if length != 5:
+                self.stream_fault(stream_id, frames.FRAME_SIZE_ERROR, f"PRIORITY of {length} octets")
+                return
+            parent: i64 = i64(read_i32_be(data, body))
+            if parent & 0x7FFFFFFF == stream_id:
+                self.stream_fault(stream_id, frames.PROTOCOL_ERROR, "a stream that depends on itself")
+        elif kind == frames.PUSH_PROMISE:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "PUSH_PROMISE, which was not enabled")
+        else:
+            self._count_nuisance("unknown frames")  # ignored, section 4.1
+
+    def _window_update(self, data: bytes, body: i64, length: i64, stream_id: i64) -> None:
+        self._count_nuisance("WINDOW_UPDATE")
+        _expect_length("WINDOW_UPDATE", length, 4)
+        increment: i64 = i64(read_i32_be(data, body))
+        increment &= 0x7FFFFFFF
+        if stream_id != 0:
+            self.window_received(stream_id, increment)
+            return
+        if increment == 0:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+        self.send_window += increment
+        if self.send_window > frames.MAX_WINDOW:
+            raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "the connection's window exceeds 2^31-1")
+        self.window_opened()
+
+    def _settings(self, data: bytes, body: i64, length: i64, flags: i64, stream_id: i64) -> None:
+        self._count_nuisance("SETTINGS")
+        if stream_id != 0:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "SETTINGS on a stream")
+        if flags & frames.ACK:
+            _expect_length("SETTINGS acknowledgement", length, 0)
+            self.settings_acknowledged = True
+            self._headers.acknowledged = True
+            return
+        if length % 6:
+            raise ConnectionFault(frames.FRAME_SIZE_ERROR, f"SETTINGS of {length} octets")
+        at = body
+        while at < body + length:
+            identifier: i64 = (i64(data[at]) << 8) | i64(data[at + 1])
+            self._setting(identifier, _u32(data, at + 2))
+            at += 6
+        frames.write_settings_ack(self.out)
+        self.peer_ready = True
+        self.settings_received()
+
+    def _setting(self, identifier: i64, value: i64) -> None:
+        if identifier == frames.INITIAL_WINDOW_SIZE:
+            if value > frames.MAX_WINDOW:
+                raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE over 2^31-1")
+            difference = value - self.peer_initial_window
+            self.peer_initial_window = value
+            if difference != 0:
+                self.initial_window_changed(difference)
+        elif identifier == frames.MAX_CONCURRENT_STREAMS:
+            self.peer_max_streams = value
+        elif identifier == frames.MAX_FRAME_SIZE:
+            if not frames.MAX_FRAME <= value <= 0xFFFFFF:
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "MAX_FRAME_SIZE out of range")
+        elif identifier == frames.ENABLE_PUSH and (value > 1 or (value == 1 and not self.is_server)):
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "ENABLE_PUSH out of range")
+
+    def _ping(self, data: bytes, body: i64, length: i64, flags: i64, stream_id: i64) -> None:
+        self._count_nuisance("PING")
+        if stream_id != 0:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "PING on a stream")
+        _expect_length("PING", length, 8)
+        payload = data[body : body + 8]
+        if flags & frames.ACK:
+            self.ping_acknowledged(payload)
+        else:
+            frames.write_ping(self.out, payload, True)
+
+    def _count_nuisance(self, what: str) -> None:
+        if not self.nuisance.spend(self.now):
+            raise ConnectionFault(
+                frames.ENHANCE_YOUR_CALM, "too many frames that move nothing, last: " + what
+            )
+
+    # --- output ----------------------------------------------------------------------------------
+
+    def write_headers(self, stream_id: i64, block: bytes, end_stream: bool) -> None:
+        """`block` carries no state; the size update a first block owes is put in front."""
+        if self._update_owed:
+            self._update_owed = False
+            block = SIZE_UPDATE_TO_ZERO + block
+        frames.write_block(self.out, stream_id, block, end_stream)
+        self.nuisance.earn()
+
+    def write_data(self, stream_id: i64, payload: bytes, end_stream: bool) -> None:
+        """The caller has taken the payload (at most a frame) from both windows."""
+        size: i64 = len(payload)
+        frames.write_header(self.out, size, frames.DATA, frames.END_STREAM if end_stream else 0, stream_id)
+        if size:
+            self.out.write(payload)
+        self.nuisance.earn()
+
+    def replenish(self) -> None:
+        """Grow the connection's receive window again by what is not held here."""
+        grant = CONNECTION_WINDOW - self.receive_window - self.held_from
+        if grant >= CONNECTION_WINDOW // 4 and not self.finished:
+            self.receive_window += grant
+            frames.write_window_update(self.out, 0, grant)
+
+    def take_output(self) -> bytes:
+        """What is to be written, once."""
+        data = self.out.getvalue()
+        self.out.truncate(0)
+        return data
+
+
+def _u32(data: bytes, at: i64) -> i64:
+    value: i64 = i64(read_i32_be(data, at))
+    return value & 0xFFFFFFFF
+
+
+def _expect_length(what: str, length: i64, expected: i64) -> None:
+    if length != expected:
+        raise ConnectionFault(frames.FRAME_SIZE_ERROR, f"{what} of {length} octets")

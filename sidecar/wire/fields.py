@@ -1,0 +1,144 @@
+"""One header field: what its bytes mean, and whether RFC 9113 section 8.2 allows it.
+
+A `Field` is made once for each distinct run of bytes and then found by those bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hpack.table import HeaderTable
+from mypy_extensions import i64
+
+ENTRY_OVERHEAD: Final[i64] = 32  # RFC 7541 section 4.1
+
+# What a field is. Kinds below PSEUDO_LIMIT are pseudo-headers and double as bits of Block.seen.
+METHOD: Final[i64] = 1
+SCHEME: Final[i64] = 2
+PATH: Final[i64] = 4
+AUTHORITY: Final[i64] = 8
+STATUS: Final[i64] = 16
+OTHER_PSEUDO: Final[i64] = 32
+PSEUDO_LIMIT: Final[i64] = 64
+ORDINARY: Final[i64] = 64
+CONTENT_TYPE: Final[i64] = 65
+CONTENT_LENGTH: Final[i64] = 66
+GRPC_STATUS: Final[i64] = 67
+GRPC_TIMEOUT: Final[i64] = 68
+TE: Final[i64] = 69
+CONNECTION_SPECIFIC: Final[i64] = 70
+
+_KINDS: Final[dict[bytes, int]] = {
+    b":method": METHOD,
+    b":scheme": SCHEME,
+    b":path": PATH,
+    b":authority": AUTHORITY,
+    b":status": STATUS,
+    b"content-type": CONTENT_TYPE,
+    b"content-length": CONTENT_LENGTH,
+    b"grpc-status": GRPC_STATUS,
+    b"grpc-timeout": GRPC_TIMEOUT,
+    b"te": TE,
+    # Section 8.2.2: these speak of one connection and have no place here.
+    b"connection": CONNECTION_SPECIFIC,
+    b"proxy-connection": CONNECTION_SPECIFIC,
+    b"keep-alive": CONNECTION_SPECIFIC,
+    b"transfer-encoding": CONNECTION_SPECIFIC,
+    b"upgrade": CONNECTION_SPECIFIC,
+}
+
+# Section 8.2.1 for names, RFC 9110 section 5.5 for values. `bytes.translate` with these deletes all
+# that is allowed, in C; what is left is the fault.
+_NAME_OCTETS: Final = bytes([c for c in range(0x21, 0x7F) if not (0x41 <= c <= 0x5A) and c != 0x3A])
+_VALUE_OCTETS: Final = bytes([c for c in range(256) if c == 9 or (c >= 0x20 and c != 0x7F)])
+_DIGITS: Final = b"0123456789"
+
+NO_NUMBER: Final[i64] = -1
+# grpc-timeout's units in seconds (gRPC over HTTP/2, "Timeout").
+_TIMEOUT_UNITS: Final[dict[int, float]] = {
+    ord("H"): 3600.0,
+    ord("M"): 60.0,
+    ord("S"): 1.0,
+    ord("m"): 1e-3,
+    ord("u"): 1e-6,
+    ord("n"): 1e-9,
+}
+_TIMEOUT_DIGITS: Final = 8  # the specification's most
+_CONTENT_LENGTH_DIGITS: Final = 18  # fits 63 bits
+_STATUS_DIGITS: Final = 3
+
+
+class Field:
+    """A decoded field. `fault` is empty, or says why a message with it is malformed."""
+
+    def __init__(self, name: bytes, value: bytes) -> None:
+        self.name: Final = name
+        self.value: Final = value
+        self.kind: i64 = _KINDS.get(name, OTHER_PSEUDO if name.startswith(b":") else ORDINARY)
+        self.size: i64 = len(name) + len(value) + ENTRY_OVERHEAD
+        self.number: i64 = NO_NUMBER  # of :status, content-length and grpc-status
+        self.timeout: float = -1.0  # of grpc-timeout, seconds
+        self.fault: str = name_fault(name) or value_fault(value) or self._read_value()
+
+    def _read_value(self) -> str:
+        kind = self.kind
+        value = self.value
+        if kind == CONTENT_LENGTH:
+            if not is_number(value, _CONTENT_LENGTH_DIGITS):
+                return "content-length is not a number"
+            self.number = int(value)
+        elif kind == PATH:
+            if not value.startswith(b"/") and value != b"*":
+                return ":path does not start with a slash"
+        elif kind == METHOD or kind == SCHEME:
+            if not value:
+                return "empty " + self.name.decode("ascii")
+        elif kind == STATUS:
+            if not is_number(value, _STATUS_DIGITS) or len(value) != _STATUS_DIGITS:
+                return ":status is not three digits"
+            self.number = int(value)
+        elif kind == GRPC_STATUS:
+            # A status that is no number is the caller's to judge (it reads UNKNOWN), not a malformed message.
+            self.number = int(value) if is_number(value, _STATUS_DIGITS) else NO_NUMBER
+        elif kind == GRPC_TIMEOUT:
+            self.timeout = grpc_timeout(value)
+        elif kind == TE and value != b"trailers":
+            return "te is other than trailers"
+        elif kind == CONNECTION_SPECIFIC:
+            return "connection-specific field " + self.name.decode("ascii")
+        return ""
+
+
+def is_number(value: bytes, most_digits: int) -> bool:
+    return 0 < len(value) <= most_digits and not value.translate(None, _DIGITS)
+
+
+def grpc_timeout(value: bytes) -> float:
+    """Seconds, or -1.0 if the value is not of the specification's form (the server answers that)."""
+    if len(value) < 2 or not is_number(value[:-1], _TIMEOUT_DIGITS):
+        return -1.0
+    unit = _TIMEOUT_UNITS.get(value[-1], -1.0)
+    return int(value[:-1]) * unit if unit > 0 else -1.0
+
+
+def name_fault(name: bytes) -> str:
+    bare = name[1:] if name.startswith(b":") else name
+    if not bare:
+        return "empty field name"
+    if bare.translate(None, _NAME_OCTETS):
+        return "illegal octet in a field name"
+    return ""
+
+
+def value_fault(value: bytes) -> str:
+    if value.translate(None, _VALUE_OCTETS):
+        return "illegal octet in a field value"
+    if value and (value[0] in b" \t" or value[-1] in b" \t"):
+        return "field value starts or ends with white space"
+    return ""
+
+
+STATIC: Final[list[Field]] = [Field(name, value) for name, value in HeaderTable.STATIC_TABLE]
+"""RFC 7541 appendix A; index 1 stands at 0."""
+STATIC_NAMES: Final[list[bytes]] = [name for name, _ in HeaderTable.STATIC_TABLE]
+STATIC_SIZE: Final[i64] = 61
