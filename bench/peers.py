@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from bench import cases, install
-from bench.procs import Group, Process
+from bench.procs import Group, Process, ProcessFailedError
 
 CONFIGS: Final = Path(__file__).resolve().parent / "configs"
 READY_SECONDS: Final = 20.0
@@ -207,13 +207,13 @@ def start(
         time.sleep(POLL_SECONDS)
     took = time.monotonic() - began
     if peer in cases.OWN:
-        _check_build(process, launch)
+        _check_build(launch)
     return Proxy(process, f"127.0.0.1:{launch.port}", took, launch.admin, launch.source)
 
 
-def _check_build(process: Process, launch: Launch) -> None:
+def _check_build(launch: Launch) -> None:
     """Figures of the wrong build would be worse than none."""
     status = json.loads(admin_get(launch.admin, "/status")[1])
     wanted, runs = launch.env["EVENSTREAM_BUILD"], status["build"]["build"]
     if wanted != runs:
-        raise process.failed(f"runs the {runs} build, not the {wanted} one (make build)")
+        raise ProcessFailedError(f"it runs the {runs} build, not the {wanted} one (make build)")

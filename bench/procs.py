@@ -17,7 +17,7 @@ from typing import Any, Final
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2): the signal a child gets when its parent dies
 STOP_SECONDS: Final = 5.0  # from SIGTERM to SIGKILL
-LOG_LINES: Final = 5  # of a failed process's log that are shown
+LOG_LINES: Final = 3  # of a failed process's log that are shown
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -58,10 +58,11 @@ class Process:
 
     def failed(self, what: str) -> ProcessFailedError:
         try:
-            lines = self.log.read_text(errors="replace").strip().splitlines()[-LOG_LINES:]
+            text = self.log.read_text(errors="replace")
         except OSError:
-            lines = []
-        return ProcessFailedError(f"{self.name} {what}: " + (" | ".join(lines) or "no output"))
+            text = ""
+        lines = [line.strip() for line in text.splitlines() if line.strip(" ^~")]  # no carets of a traceback
+        return ProcessFailedError(f"{self.name} {what}: " + (" | ".join(lines[-LOG_LINES:]) or "no output"))
 
     def read_json(self, seconds: float) -> dict[str, Any]:
         """The next line of its output. Raises ProcessFailedError when it ends or none comes in time."""

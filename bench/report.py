@@ -111,8 +111,7 @@ def notes(samples: Sequence[Sample]) -> list[str]:
             lines.append(
                 f"! {case}, {peer}: {failed:,} failed and {stalled:,} stalled of {calls:,} calls{why}"
             )
-        problems = sorted({s.problem for s in rounds if s.problem})
-        lines.extend(f"- {case}, {peer}: not measured: {problem}" for problem in problems)
+    lines.extend(_problems(samples))
     for peer in cases.OWN:
         own = [s for s in samples if s.peer == peer and s.calls]
         if own:
@@ -130,6 +129,17 @@ def notes(samples: Sequence[Sample]) -> list[str]:
             f"measurements{warning}."
         )
     return lines
+
+
+def _problems(samples: Sequence[Sample]) -> list[str]:
+    """A line for each peer and reason; one reason often spoils every case."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for sample in samples:
+        if sample.problem:
+            names = places.setdefault((sample.peer, sample.problem), [])
+            if sample.case not in names:
+                names.append(sample.case)
+    return [f"- {peer} not measured ({', '.join(names)}): {text}" for (peer, text), names in places.items()]
 
 
 def plain(lines: Sequence[Sequence[str]]) -> str:

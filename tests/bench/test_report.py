@@ -82,7 +82,7 @@ def test_a_missing_peer_is_a_dash_and_a_reason(rounds: list[Sample], sample: Mak
     line = report.table(UNARY, PEERS, samples)[1]
     assert (line[3], line[5]) == ("-", "-")
     assert line[-1] == "<= 0.2 x Envoy; <= 0.5 x HAProxy h2: yes"
-    assert "- unary-4x32, envoy: not measured: no network" in report.notes(samples)
+    assert "- envoy not measured (unary-4x32): no network" in report.notes(samples)
     assert not ours_failed(samples)
 
 
@@ -155,3 +155,11 @@ def test_our_own_calls_are_told_even_when_none_failed(sample: Make) -> None:
     assert "Evenstream: 0 of 20,005 calls failed or stalled (20,000 calls of 16 KiB)." in report.notes(
         samples
     )
+
+
+def test_one_reason_for_many_cases_is_one_line(sample: Make) -> None:
+    cases_and_rounds = [("start", 0), ("memory", 0), ("start", 1)]
+    samples = [
+        sample(case, cases.ENVOY, number=number, problem="no network") for case, number in cases_and_rounds
+    ]
+    assert report.notes(samples)[:-1] == ["- envoy not measured (start, memory): no network"]
