@@ -25,7 +25,7 @@ from sidecar.admin.model import (
     Service,
     Status,
 )
-from sidecar.admin.overflow import OTHER, Overflow
+from sidecar.admin.overflow import OTHER, Overflow, distinct
 from sidecar.admin.process import ProcessUsage
 
 # Endpoints with series of their own, over all Services of this sidecar; the rest are summed. 1,000 endpoints
@@ -158,7 +158,7 @@ class MetricsWriter:
             target = labels({"grpc_target": service["service"]})
             own = service["endpoints"][: room if index < MAX_SERVICE_ROWS else 0]
             room -= len(own)
-            for e in own:
+            for e in distinct(own):
                 row = f"{target},{labels({'endpoint_address': e['address'], 'endpoint_pod': e['pod']})}"
                 rows.append((row, e))
                 infos.append((f"{row},{labels({'endpoint_zone': e['zone']})}", 1))

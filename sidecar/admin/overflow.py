@@ -10,6 +10,21 @@ from sidecar.admin.model import GRPC_STATUS_NAMES, NO_STATUS, UNKNOWN, Endpoint,
 OTHER: Final = "other"
 
 
+def distinct(endpoints: list[Endpoint]) -> list[Endpoint]:
+    """One for each address. A pod that left and came back has two while its last streams end, but a time series
+    may stand in a scrape only once: they are summed."""
+    by_address: dict[str, Endpoint] = {}
+    for e in endpoints:
+        known = by_address.get(e["address"])
+        if known is None:
+            by_address[e["address"]] = e
+            continue
+        both = Overflow().endpoints([known, e])
+        both["address"], both["pod"], both["zone"] = known["address"], known["pod"], known["zone"]
+        by_address[e["address"]] = both
+    return list(by_address.values())
+
+
 class Overflow:
     """Sums of endpoints and Services whose totals never fall, though the set they are summed over changes:
     Prometheus reads a fall as a restart from 0 and would count everything again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 from sidecar.admin.connection import AdminConnection
 from sidecar.admin.model import (
@@ -66,6 +67,11 @@ def service(name: str = "greeter", endpoints: int = 3) -> Service:
         "latency": empty_histogram(),
         "endpoints": [endpoint(number) for number in range(endpoints)],
     }
+
+
+def change(endpoint: Endpoint, **figures: Any) -> None:
+    assert figures.keys() <= endpoint.keys()
+    cast(dict[str, Any], endpoint).update(figures)
 
 
 def call(service: Service, index: int, code: int = 0, seconds: float = 0.0025, times: int = 1) -> None:

@@ -9,11 +9,10 @@ import subprocess
 import time
 
 import pytest
-from admin_fakes import FakeView, Peer, call, endpoint, service
+from admin_fakes import FakeView, Peer, call, change, endpoint, service
 from prometheus_client import openmetrics, parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
-from sidecar.admin import metrics
 from sidecar.admin.metrics import MAX_ENDPOINT_ROWS, MAX_LABEL_VALUES, MAX_SERVICE_ROWS, MetricsWriter
 from sidecar.admin.model import NO_STATUS
 from sidecar.admin.process import ProcessUsage, read_process_usage
@@ -55,8 +54,8 @@ def busy(view: FakeView) -> None:
     call(view.services[0], 0, code=14, seconds=0.5, times=2)
     call(view.services[0], 1, code=99, seconds=1000.0)
     call(view.services[0], 2, code=NO_STATUS, seconds=0.001)
-    view.services[0]["endpoints"][1].update(open_streams=7, connections=2, refused_total=3, failures_total=4)
-    view.services[0]["endpoints"][2].update(state="backoff", connect_failures_total=5)
+    change(view.services[0]["endpoints"][1], open_streams=7, connections=2, refused_total=3, failures_total=4)
+    change(view.services[0]["endpoints"][2], state="backoff", connect_failures_total=5)
     view.services[0]["queued_streams"] = 6
     view.held["connections"] = {
         "open": 3,
@@ -182,6 +181,21 @@ def test_endpoints_beyond_the_bound_are_summed(view: FakeView) -> None:
     assert value(found, "evenstream_endpoint_streams_finished_total", **other, grpc_status="OK") == 40
     assert sum(v for (n, _), v in found.items() if n == "evenstream_endpoint_streams_total") == 60
     assert value(found, "evenstream_endpoints", grpc_target="b.default:50051", state="ready") == 30
+
+
+def test_an_address_that_left_and_came_back_is_one_series(view: FakeView) -> None:
+    view.services.append(service(endpoints=2))
+    view.services[0]["endpoints"].append(endpoint(0, "draining"))
+    for index, times in ((0, 3), (1, 1), (2, 5)):
+        call(view.services[0], index, times=times)
+    found = samples(render(view, openmetrics=True), openmetrics=True)
+    first = endpoint(0)
+    labels = {"endpoint_address": first["address"], "endpoint_pod": first["pod"]}
+    assert value(found, "evenstream_endpoint_streams_total", **labels) == 8
+    assert value(found, "evenstream_endpoint_connections", **labels) == 2
+    assert value(found, "evenstream_endpoint_stream_duration_seconds_count", **labels) == 8
+    assert value(found, "evenstream_endpoint_info", **labels, endpoint_zone=first["zone"]) == 1
+    assert value(found, "evenstream_endpoints", state="draining") == 1
 
 
 def test_services_beyond_the_bound_are_summed(view: FakeView) -> None:
@@ -310,4 +324,3 @@ def test_every_metric_is_told_once(view: FakeView) -> None:
     busy(view)
     heads = re.findall(rb"# TYPE (\S+)", render(view))
     assert len(heads) == len(set(heads))
-    assert metrics.OTHER == "other"

@@ -14,7 +14,7 @@ from pathlib import Path
 import admin_browser
 import pytest
 from admin_browser import Browser, Loop
-from admin_fakes import FakeView, call, endpoint, service
+from admin_fakes import FakeView, call, change, endpoint, service
 
 from sidecar.admin.server import AdminServer
 
@@ -118,8 +118,10 @@ def test_live_bars(
     for index, each in enumerate(live.services[0]["endpoints"]):
         each["open_streams"] = 12 + (index == 2)
     live.services[0]["endpoints"].append(endpoint(5, "backoff"))
-    live.services[0]["endpoints"][5].update(
-        connect_failures_total=4, last_error="10.244.0.6:50051: connection refused, tried again in 1.6 s"
+    change(
+        live.services[0]["endpoints"][5],
+        connect_failures_total=4,
+        last_error="10.244.0.6:50051: connection refused, tried again in 1.6 s",
     )
     live.held["connections"] = {
         "open": 3,
@@ -223,7 +225,7 @@ def test_hostile_names_are_only_text(desktop: Browser, loop: Loop, live: LiveVie
     evil = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
     live.services.append(service("greeter", 2))
     live.services[0]["service"] = evil
-    live.services[0]["endpoints"][0].update(pod=evil, zone=evil, last_error=evil)
+    change(live.services[0]["endpoints"][0], pod=evil, zone=evil, last_error=evil)
     live.held["reason"] = live.held["build"]["version"] = evil
     live.held["source"] = {evil: evil}
     live.held["engine"]["protocol_errors"] = {evil: 1}
@@ -233,6 +235,18 @@ def test_hostile_names_are_only_text(desktop: Browser, loop: Loop, live: LiveVie
     assert desktop.run("return document.querySelectorAll('main img, main script').length") == 0
     assert evil in desktop.run("return document.querySelector('.name').textContent")
     fits(desktop)
+
+
+def test_an_address_that_left_and_came_back_has_two_rows(
+    desktop: Browser, loop: Loop, live: LiveView
+) -> None:
+    live.services.append(service("greeter", 2))
+    live.services[0]["endpoints"].append(endpoint(0, "draining"))
+    live.services[0]["endpoints"][2]["open_streams"] = 9
+    desktop.open(loop.url + "/")
+    desktop.wait_for("Number(document.body.dataset.updates) >= 2")
+    states = desktop.run("return [...document.querySelectorAll('.row')].map(r => r.dataset.state)")
+    assert states == ["ready", "ready", "draining"]
 
 
 def test_many_endpoints_are_folded(desktop: Browser, loop: Loop, live: LiveView) -> None:
