@@ -113,19 +113,23 @@ def test_the_cursor_is_given_back() -> None:
 
 
 def played_back(text: str, height: int) -> list[str]:
-    """The rows of a terminal and its scrollback after `text`: newlines, cursor up, erase below."""
+    """The rows of a terminal and its scrollback after `text`: newlines, cursor up, erase to the end."""
     rows = [""]
-    at = 0
+    at = column = 0
     for part in re.split(r"(\x1b\[[0-9;?]*[a-zA-Z]|\n|\r)", text):
-        if part == "\n":
-            at += 1
+        if part in ("\n", "\r"):
+            column = 0
+            at += part == "\n"
             if at == len(rows):
                 rows.append("")
         elif part.startswith("\x1b[") and part.endswith("A"):
             # A terminal's cursor stops at its top row; what has scrolled off is out of reach.
             at = max(at - int(part[2:-1]), len(rows) - height, 0)
-        elif part == "\x1b[J":
-            rows[at:] = [""]
-        elif not part.startswith("\x1b") and part != "\r":
-            rows[at] += part
+        elif part in ("\x1b[K", "\x1b[J"):
+            rows[at] = rows[at][:column]
+            if part == "\x1b[J":
+                del rows[at + 1 :]
+        elif not part.startswith("\x1b"):
+            rows[at] = rows[at][:column] + part + rows[at][column + len(part) :]
+            column += len(part)
     return rows

@@ -149,23 +149,17 @@ class LiveScreen:
     def _style(self, text: str, style: str) -> str:
         return f"{_CSI}{_STYLES[style]}m{text}{_CSI}0m" if self._colour and style else text
 
-    def _erase(self) -> None:
-        if not self._drawn:
-            return
-        width = max(
-            shutil.get_terminal_size((80, 24)).columns, 1
-        )  # of now: a terminal made narrower has wrapped what was drawn
-        rows = sum(max(1, -(-length // width)) for length in self._drawn)
-        self._out.write(f"{_CSI}{rows}A\r{_CSI}J")
-        self._drawn = []
-
     def _draw(self) -> None:
+        """Over what stands there, line by line: nothing flickers, and no terminal takes it for a clearing of
+        the screen that it should keep a copy of."""
         self._next = time.monotonic() + DRAW_EVERY_S
-        self._erase()
         width, height = shutil.get_terminal_size((80, 24))
+        # Of now: a terminal made narrower has wrapped what was drawn.
+        up = sum(max(1, -(-length // max(width, 1))) for length in self._drawn)
         lines = self._panel(width, height - 1)
         self._drawn = [len(_STYLED.sub("", line)) for line in lines]
-        self._out.write("".join(f"{line}\n" for line in lines))
+        self._out.write(f"{_CSI}{up}A\r" if up else "")
+        self._out.write("".join(f"{line}{_CSI}K\n" for line in lines) + f"{_CSI}J")
         self._out.flush()
 
     def _panel(self, width: int, height: int) -> list[str]:

@@ -170,10 +170,10 @@ class Story:
         await sidecar.until(answers, "/readyz says that it is ready", WAIT_LIMIT_S)
         _, body = await http_status(self._local, ADMIN_PORT, "/status")
         try:
-            build = json.loads(body).get("build")
-        except (ValueError, AttributeError):
-            build = None
-        self._screen.event(f"the sidecar is ready{f' ({build})' if isinstance(build, str) else ''}")
+            build = f" ({json.loads(body)['build']['build']})"
+        except (ValueError, LookupError, TypeError):
+            build = ""  # nice to know, and no reason to stop
+        self._screen.event(f"the sidecar is ready{build}")
 
     async def _fixed(self, client: Client) -> None:
         await client.until(lambda: _total(client.report.open) == STREAMS, f"{STREAMS} streams", WAIT_LIMIT_S)
