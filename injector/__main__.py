@@ -73,6 +73,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         help="where the Service and the Secret are (environment: POD_NAMESPACE; %(default)s)",
     )
     add("--service", type=_with(values.label), default=SERVICE, help="the Service in front (%(default)s)")
+    add("--dns-name", action="append", default=[], metavar="NAME", help="one more name in the certificate")
     add("--secret", default=SECRET, help="the Secret that holds the certificates (%(default)s)")
     add("--webhook-configuration", default=WEBHOOK_CONFIGURATION, metavar="NAME", help="(%(default)s)")
     add("--log-level", type=_with(settings.BY_NAME["log-level"].parse), default="info", help="(%(default)s)")
@@ -116,7 +117,7 @@ def _serve(given: argparse.Namespace, options: Options) -> int:
     settings_ = kopf.OperatorSettings()
     place = cluster.Place(given.namespace, given.secret, given.webhook_configuration, WEBHOOK)
     api = cluster.Cluster(settings_, place)
-    store = certs.Store(api, [f"{given.service}.{given.namespace}.svc"])
+    store = certs.Store(api, [f"{given.service}.{given.namespace}.svc", *given.dns_name])
     webhook.configure(settings_, server.Server(given.address, given.port, store, api))
     try:
         webhook.run(options, settings_)

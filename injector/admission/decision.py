@@ -62,7 +62,7 @@ def decide(pod: Mapping[str, Any], options: Options) -> Decision:
     _check_lists(spec)
     if is_injected(annotations, spec):
         return Decision((), (), "injected already")
-    reason = refusals.refusal(spec, values["capture-mode"])
+    reason = refusals.refusal(annotations, spec, values["capture-mode"])
     if reason:
         return _unchanged(reason)
     return Decision(

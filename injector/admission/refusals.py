@@ -11,13 +11,16 @@ from contract import names
 _CONTAINER_LISTS: Final = ("initContainers", "containers", "ephemeralContainers")
 _OUR_CONTAINERS: Final = (names.SIDECAR_CONTAINER, names.INIT_CONTAINER)
 _OUR_PORTS: Final = (names.CAPTURE_PORT, names.ADMIN_PORT)
+_MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
 _WINDOWS_LABEL: Final = "kubernetes.io/os"
 
 Json = Mapping[str, Any]
 
 
-def refusal(spec: Json, capture: str) -> str:
+def refusal(annotations: Json, spec: Json, capture: str) -> str:
     """The first reason not to inject into a pod with this spec, or "" if there is none."""
+    if _MIRROR_ANNOTATION in annotations:
+        return "it mirrors a static pod, which the kubelet runs as its file says and which can have no token"
     if capture == "hosts":
         return (
             f"annotation {names.ANNOTATION_PREFIX}capture: 'hosts' does not exist yet; "

@@ -1,0 +1,253 @@
+"""manifests/ in a real kube-apiserver, the injector as its own service account in front of it.
+
+Nothing is scheduled: these tests are about what the API server sends, accepts and keeps. They use the
+binaries that `hack/cluster build` leaves in its cache, and are skipped where there are none.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from serving import Injector, free_port
+
+ROOT = Path(__file__).parent.parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+CACHE = Path(os.environ.get("EVENSTREAM_CACHE") or Path.home() / ".cache" / "evenstream")
+
+
+def _why_not() -> str:
+    if not any(CACHE.glob("bin/kubernetes-*/kube-apiserver")):
+        return "needs kube-apiserver: run `hack/cluster build` first"
+    return "" if shutil.which("etcd") else "needs etcd (Debian: etcd-server)"
+
+
+pytestmark = pytest.mark.skipif(bool(_why_not()), reason=_why_not())
+
+
+class Api:
+    """A kube-apiserver, reached with its kubectl as administrator."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        started = subprocess.run(
+            [ROOT / "hack" / "cluster", "apiserver-up", "--dir", folder, "--while-pid", str(os.getpid())],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert started.returncode == 0, started.stderr
+        self.found = json.loads(started.stdout)
+
+    def stop(self) -> None:
+        subprocess.run([ROOT / "hack" / "cluster", "apiserver-down", "--dir", self.folder], timeout=60)
+
+    def kubectl(
+        self, *arguments: str, text: str = "", check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [self.found["kubectl"], "--kubeconfig", self.found["kubeconfig"], *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    def create(self, thing: dict[str, Any], *arguments: str) -> tuple[dict[str, Any], str]:
+        """(what the API server made of it, the warnings it sent)."""
+        done = self.kubectl("create", "-o", "json", "-f", "-", *arguments, text=json.dumps(thing))
+        return json.loads(done.stdout), done.stderr
+
+    def kubeconfig_of(self, account: str, namespace: str) -> Path:
+        """For that service account, by a token of its own."""
+        token = self.kubectl("create", "token", account, "-n", namespace).stdout.strip()
+        config = yaml.safe_load(Path(self.found["kubeconfig"]).read_text())
+        config["users"] = [{"name": "account", "user": {"token": token}}]
+        config["contexts"][0]["context"]["user"] = "account"
+        config["current-context"] = config["contexts"][0]["name"]
+        path = self.folder / f"{account}.kubeconfig"
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    api = Api(tmp_path_factory.mktemp("api"))
+    try:
+        api.kubectl("apply", "-k", str(ROOT / "manifests"))
+        # No controllers run: what they would make for a namespace.
+        for namespace in ("default", "kube-system"):
+            api.kubectl("create", "serviceaccount", "default", "-n", namespace)
+        yield api
+    finally:
+        api.stop()
+
+
+@pytest.fixture(scope="module")
+def injector(api: Api) -> Iterator[Injector]:
+    """On loopback, with the rights that manifests/ gives and no others; the webhook is called by URL, as no
+    kube-proxy leads to a Service here."""
+    port = free_port()
+    client = {"url": f"https://localhost:{port}/mutate"}
+    patch = [{"op": "replace", "path": "/webhooks/0/clientConfig", "value": client}]
+    api.kubectl(
+        "patch", "mutatingwebhookconfiguration", "evenstream-injector", "--type=json", "-p", json.dumps(patch)
+    )
+    kubeconfig = api.kubeconfig_of("evenstream-injector", "evenstream-system")
+    with Injector(kubeconfig, port, "--dns-name", "localhost") as injector:
+        injector.wait_for("ready: listening")
+        _until_called(api, injector)
+        yield injector
+
+
+def _until_called(api: Api, injector: Injector) -> None:
+    """The API server's view of its webhooks follows the configuration by a moment."""
+    for attempt in range(100):
+        made, _ = api.create(_pod(f"probe-{attempt}"), "--dry-run=server")
+        if "initContainers" in made["spec"]:
+            return
+    raise AssertionError("the API server does not call the webhook:\n" + "".join(injector.lines))
+
+
+def _pod(name: str, namespace: str = "default", **annotations: str) -> dict[str, Any]:
+    annotations = {"evenstream.dev/inject": "enabled"} | {
+        f"evenstream.dev/{key.replace('_', '-')}": text for key, text in annotations.items()
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "annotations": annotations},
+        "spec": {
+            # What the ServiceAccount admission plugin puts in; it is off here, for want of a controller.
+            "serviceAccountName": "default",
+            "initContainers": [{"name": "first", "image": "first:1"}],
+            "containers": [{"name": "client", "image": "client:1"}],
+        },
+    }
+
+
+def test_a_pod_that_asks_gets_the_sidecar(api: Api, injector: Injector):
+    made, warnings = api.create(_pod("asks"))
+    init = made["spec"]["initContainers"]
+    assert [one["name"] for one in init] == ["evenstream", "evenstream-init", "first"]
+    assert init[0]["restartPolicy"] == "Always"
+    assert [one["name"] for one in init[0]["volumeMounts"]] == ["evenstream-token"]
+    status = json.loads(made["metadata"]["annotations"]["evenstream.dev/status"])
+    assert status["containers"] == ["evenstream", "evenstream-init"]
+    assert "evenstream" not in warnings
+    injector.wait_for("pod default/asks: injected")
+
+
+def test_a_pod_made_from_what_was_injected_by_hand_stays_so(api: Api, injector: Injector):
+    made, _ = api.create(_pod("by-hand"), "--dry-run=server")
+    again, warnings = api.create(made, "--dry-run=server")
+    assert again["spec"] == made["spec"]
+    assert "evenstream" not in warnings
+
+
+@pytest.mark.parametrize("inject", [None, "disabled"])
+def test_a_pod_that_did_not_ask_never_reaches_the_injector(api: Api, injector: Injector, inject: str | None):
+    pod = _pod(f"did-not-ask-{inject}".lower())
+    if inject is None:
+        del pod["metadata"]["annotations"]
+    else:
+        pod["metadata"]["annotations"]["evenstream.dev/inject"] = inject
+    made, _ = api.create(pod)
+    assert [one["name"] for one in made["spec"]["initContainers"]] == ["first"]
+    api.create(_pod(f"after-{inject}".lower()), "--dry-run=server")
+    injector.wait_for(f"pod default/after-{inject}".lower())
+    assert not any("did-not-ask" in line for line in injector.lines)
+
+
+def test_a_namespace_that_is_left_out_never_reaches_the_injector(api: Api, injector: Injector):
+    made, _ = api.create(_pod("system", "kube-system"), "--dry-run=server")
+    assert [one["name"] for one in made["spec"]["initContainers"]] == ["first"]
+
+
+def test_a_malformed_annotation_is_a_warning_of_kubectl_and_the_pod_is_admitted(api: Api, injector: Injector):
+    made, warnings = api.create(_pod("malformed", capture="iptable"))
+    assert [one["name"] for one in made["spec"]["initContainers"]] == ["first"]
+    assert "Warning: evenstream: pod left without the sidecar: annotation evenstream.dev/capture" in warnings
+    assert "'iptable' is not allowed; allowed: iptables, hosts, none" in warnings
+
+
+@pytest.mark.parametrize("case", sorted(path.stem for path in (GOLDEN / "out").glob("*.yaml")))
+def test_the_api_server_accepts_every_golden_manifest(api: Api, injector: Injector, case: str):
+    for document in yaml.safe_load_all((GOLDEN / "out" / f"{case}.yaml").read_text()):
+        for thing in document.get("items", [document]):
+            if thing["apiVersion"] == "example.com/v1" or thing["metadata"].get("name") == "not-text":
+                continue  # kinds and types that no API server takes, with or without a sidecar
+            # `out/refused.yaml` asks again, and is refused again; nothing is scheduled or kept.
+            thing["metadata"]["namespace"] = "default"
+            if thing["kind"] == "Pod":
+                thing["spec"].setdefault("serviceAccountName", "default")
+            api.create(thing, "--dry-run=server")
+
+
+def test_the_injector_that_is_gone_stops_no_pod(api: Api, injector: Injector):
+    """Last in this file: it takes the injector away."""
+    assert injector.stop() == 0
+    made, _ = api.create(_pod("alone"))
+    assert [one["name"] for one in made["spec"]["initContainers"]] == ["first"]
+
+
+def _may(api: Api, who: str, group: str, *what: str) -> bool:
+    groups = ("--as-group=system:serviceaccounts", f"--as-group=system:serviceaccounts:{group}")
+    done = api.kubectl(
+        "auth", "can-i", *what, f"--as={who}", *groups, "--as-group=system:authenticated", check=False
+    )
+    return done.stdout.strip() == "yes"
+
+
+def test_any_service_account_may_read_services_and_slices_and_nothing_else_by_our_doing(api: Api):
+    who = "system:serviceaccount:default:default"
+    for resource in ("services", "endpointslices.discovery.k8s.io"):
+        for verb in ("get", "list", "watch"):
+            assert _may(api, who, "default", verb, resource, "--all-namespaces"), (verb, resource)
+        assert not _may(api, who, "default", "update", resource, "--all-namespaces")
+    for resource in ("secrets", "pods", "configmaps", "endpoints"):
+        assert not _may(api, who, "default", "list", resource, "--all-namespaces")
+
+
+def test_the_injector_may_touch_its_two_objects_only(api: Api):
+    who, system = "system:serviceaccount:evenstream-system:evenstream-injector", "evenstream-system"
+    ours = "secrets/evenstream-injector-certificates"
+    assert _may(api, who, system, "get", ours, "-n", system)
+    assert _may(api, who, system, "update", ours, "-n", system)
+    assert not _may(api, who, system, "delete", ours, "-n", system)
+    assert not _may(api, who, system, "get", "secrets/another", "-n", system)
+    assert not _may(api, who, system, "list", "secrets", "-n", system)
+    assert not _may(api, who, system, "get", "secrets/evenstream-injector-certificates", "-n", "default")
+    configurations = "mutatingwebhookconfigurations.admissionregistration.k8s.io"
+    assert _may(api, who, system, "patch", f"{configurations}/evenstream-injector")
+    assert not _may(api, who, system, "patch", f"{configurations}/another")
+    assert not _may(api, who, system, "list", "pods", "--all-namespaces")
+
+
+def test_the_injectors_own_pods_pass_pod_security_restricted(api: Api):
+    """The namespace enforces it; a pod made from the Deployment's template, as its controller would."""
+    rendered = api.kubectl("kustomize", str(ROOT / "manifests")).stdout
+    deployment = next(one for one in yaml.safe_load_all(rendered) if one["kind"] == "Deployment")
+    template = deployment["spec"]["template"]
+    template["metadata"] |= {"name": "restricted", "namespace": "evenstream-system"}
+    api.create({"apiVersion": "v1", "kind": "Pod", **template}, "--dry-run=server")
+    namespace = json.loads(api.kubectl("get", "namespace", "evenstream-system", "-o", "json").stdout)
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    # And the check is in force: the same pod as root is not let in.
+    template["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    refused = api.kubectl(
+        "create",
+        "--dry-run=server",
+        "-f",
+        "-",
+        text=json.dumps({"apiVersion": "v1", "kind": "Pod", **template}),
+        check=False,
+    )
+    assert "violates PodSecurity" in refused.stderr
