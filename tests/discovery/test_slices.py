@@ -270,10 +270,8 @@ def test_the_order_things_come_in_does_not_matter(slices: list[dict[str, Any]], 
     assert first == endpoints_of(owner, [parse_slice(s) for s in shuffled], 50051)
 
 
-KEYS = (
-    "metadata name namespace labels spec ports port endpoints addresses conditions ready addressType clusterIP "
-    "clusterIPs ipFamilies targetRef"
-).split()
+KEYS = ["metadata", "name", "namespace", "labels", "spec", "ports", "port", "endpoints", "addresses"]
+KEYS += ["conditions", "ready", "addressType", "clusterIP", "clusterIPs", "ipFamilies", "targetRef"]
 JSON = st.recursive(
     st.none()
     | st.booleans()
