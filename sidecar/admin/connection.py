@@ -117,7 +117,7 @@ class AdminConnection:
         if not self._ended and len(self._h11.trailing_data[0]) > MAX_PIPELINED_BYTES:
             self.end()
 
-    def lost(self, reason: str, now: float) -> None:  # noqa: ARG002 - the shape of every Handler
+    def lost(self, reason: str, now: float) -> None:
         """The connection is gone; nothing is written any more."""
         if not self._ended:
             self._ended = True

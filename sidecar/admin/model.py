@@ -83,7 +83,6 @@ class Service(TypedDict):
     exists: bool  # False: the source knows of no such Service or port
     source: str
     snapshot_age_seconds: float | None  # None: no snapshot yet
-    snapshot_monotonic: NotRequired[float | None]  # when it was taken, on the sidecar's monotonic clock
     queued_streams: int  # waiting for an endpoint now
     streams_total: int
     grpc_status: dict[int, int]  # as the application saw it: answers made by the sidecar included
