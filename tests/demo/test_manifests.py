@@ -80,10 +80,10 @@ def test_a_pod_has_the_time_its_server_takes_to_stop() -> None:
     assert pod["terminationGracePeriodSeconds"] > pause + grace + 2.0  # the server's LAST_MARGIN_S
 
 
-def test_the_other_variant_says_that_it_is_grpc() -> None:
-    (kustomization,) = objects("app-protocol/kustomization.yaml")
-    (patch,) = yaml.safe_load(kustomization["patches"][0]["patch"])
-    assert (patch["path"], patch["value"]) == ("/spec/ports/0/appProtocol", "kubernetes.io/h2c")
+def test_the_other_service_differs_only_in_saying_that_it_is_grpc() -> None:
+    (declared,), (service, _) = objects("service-app-protocol.yaml"), objects("backend.yaml")
+    assert declared["spec"]["ports"][0].pop("appProtocol") == "kubernetes.io/h2c"
+    assert declared == service
 
 
 def test_the_image_holds_every_module_the_programs_import() -> None:
