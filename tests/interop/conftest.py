@@ -1,0 +1,151 @@
+"""Fixtures of the interop tests: builds, running servers with a sidecar before them, and the matrix."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import interop_build
+import interop_programs as programs
+import interop_stacks as stacks
+
+REQUIRED: Final = "EVENSTREAM_REQUIRE_INTEROP"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--interop-direct",
+        action="store_true",
+        default=False,
+        help="run the interop cases without the sidecar: what fails then is not ours",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "smoke: the quick part of a long suite (with -m 'interop and smoke')")
+    config.addinivalue_line("markers", "xdist_group(name): tests that share running programs")
+
+
+class Builds:
+    """Each recipe's folder, built at most once a run; a failure is remembered too."""
+
+    def __init__(self) -> None:
+        self._done: dict[str, Path | Exception] = {}
+
+    def __call__(self, recipe: interop_build.Recipe) -> Path:
+        if recipe.name not in self._done:
+            try:
+                self._done[recipe.name] = interop_build.ensure(recipe)
+            except (interop_build.ToolMissingError, interop_build.BuildFailedError) as error:
+                self._done[recipe.name] = error
+        done = self._done[recipe.name]
+        if isinstance(done, interop_build.ToolMissingError) and os.environ.get(REQUIRED) != "1":
+            pytest.skip(f"{done} ({REQUIRED}=1 makes this a failure)")
+        if isinstance(done, Exception):
+            pytest.fail(str(done), pytrace=False)
+        return done
+
+
+@pytest.fixture(scope="session")
+def builds() -> Builds:
+    return Builds()
+
+
+class Target(NamedTuple):
+    """What a client dials, and all whose logs explain a failure."""
+
+    port: int
+    watched: tuple[programs.Program, ...]
+    sidecar: programs.Sidecar | None
+
+
+@contextlib.contextmanager
+def serve(stack: stacks.Stack, build: Path, folder: Path, *, direct: bool) -> Iterator[Target]:
+    """The stack's servers behind a sidecar, or one server alone."""
+    start = stack.server
+    assert start is not None
+
+    def command(port: int) -> tuple[tuple[str, ...], dict[str, str]]:
+        made = start(build, folder, port)
+        return made.argv, stacks.program_environment(made)
+
+    with contextlib.ExitStack() as running:
+        servers: list[programs.Program] = []
+        ports: list[int] = []
+        for index in range(1 if direct else programs.ENDPOINTS):
+            name = f"{stack.name} server {index}"
+            server, port = programs.start_listening(name, command, folder / f"server-{index}.log")
+            running.callback(server.stop)
+            servers.append(server)
+            ports.append(port)
+        if direct:
+            yield Target(ports[0], tuple(servers), None)
+            return
+        between = running.enter_context(programs.sidecar(ports, dict(os.environ), folder))
+        yield Target(between.port, (between.program, *servers), between)
+
+
+@pytest.fixture(scope="session")
+def target(
+    request: pytest.FixtureRequest, builds: Builds, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Target]:
+    """Indirectly parametrised with (path, server stack); kept while tests of the same follow each other."""
+    path, name = request.param
+    stack = stacks.SERVERS[name]
+    build = builds(stack.recipe)
+    folder = tmp_path_factory.mktemp(f"{path}-{name}")
+    with serve(stack, build, folder, direct=path == "direct") as running:
+        yield running
+
+
+@pytest.fixture
+def watched(target: Target, request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
+    """A function that gives what the programs logged since the test began. The test fails if one of them
+    died or the sidecar logged a traceback, even if the client saw nothing of it."""
+    before = [program.log_size() for program in target.watched]
+
+    def logged() -> str:
+        parts = []
+        for program, offset in zip(target.watched, before, strict=True):
+            state = "" if program.alive() else " (DEAD)"
+            parts.append(f"--- {program.name}{state} logged ---\n{program.log_since(offset)}")
+        return "\n".join(parts)
+
+    yield logged
+    for program in target.watched:
+        assert program.alive(), f"{program.name} died:\n{logged()}"
+    if target.sidecar is not None:
+        assert "Traceback (most recent call last)" not in target.sidecar.program.log_since(before[0]), (
+            logged()
+        )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The matrix. Servers outermost, so that each set of programs runs once."""
+    if "case" not in metafunc.fixturenames:
+        return
+    path = "direct" if metafunc.config.getoption("interop_direct", default=False) else "sidecar"
+    rows = [
+        pytest.param(
+            client.name,
+            (path, server.name),
+            case,
+            id=f"{path}-{client.name}-{server.name}-{case}",
+            marks=[
+                pytest.mark.xdist_group(f"interop-{server.name}"),
+                *([pytest.mark.smoke] if stacks.smoke(client.name, server.name, case) else []),
+            ],
+        )
+        for server in stacks.SERVERS.values()
+        for client in stacks.CLIENTS.values()
+        for case in stacks.cases(client, server)
+    ]
+    metafunc.parametrize(("client", "target", "case"), rows, indirect=["target"])
