@@ -1,32 +1,68 @@
-# Evenstream: `make demo` and `make test` do their own set-up.
+# Evenstream. `make demo` and `make test` do their own set-up; everything else is in `make help`.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+PYTEST := $(PY) -m pytest
 COMPILED := $(wildcard sidecar/wire/*.py sidecar/balance/*.py sidecar/splice/*.py sidecar/net/*.py)
+# Half the tests wait for sockets and processes, so a few more workers than cores pay.
+WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help build lint test demo demo-cluster e2e interop bench clean
+.PHONY: help build lint test test-compiled test-interpreted demo demo-cluster e2e interop bench protos format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: $(VENV)/.built ## Leave a ready .venv with the compiled build
 
 $(VENV)/.installed: pyproject.toml
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	EVENSTREAM_COMPILE=0 $(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]' setuptools
+	@echo "installing dependencies into $(VENV)"
+	@EVENSTREAM_COMPILE=0 $(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]' 'setuptools>=80'
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed setup.py $(COMPILED)
-	@echo "compiling with mypyc"
+	@echo "compiling wire, balance, splice and net with mypyc"
 	@$(PY) setup.py -q build_ext --inplace > $(VENV)/compile.log 2>&1 || { cat $(VENV)/compile.log; exit 1; }
 	@touch $@
+
+test: test-compiled test-interpreted ## All tests that need no cluster, compiled and interpreted
+
+test-compiled: build
+	@echo "== compiled"
+	@$(PYTEST) -q -n $(WORKERS) --dist loadgroup -m "not e2e and (not interop or smoke)" $(ARGS)
+
+test-interpreted: build
+	@echo "== interpreted"
+	@EVENSTREAM_BUILD=interpreted $(PYTEST) -q -n $(WORKERS) --dist loadgroup -m "not e2e and not interop and not once" $(ARGS)
+
+demo: build ## The whole idea in half a minute, without a cluster
+	@$(PY) examples/greeter/demo.py $(DEMO_ARGS)
+
+demo-cluster: build ## The same on a real Kubernetes (CONTEXT=name uses yours)
+	@hack/demo-cluster
+
+e2e: build ## End-to-end tests on a real Kubernetes (CONTEXT=name uses yours)
+	@$(PYTEST) -q -m e2e tests/e2e $(ARGS)
+
+interop: build ## The official gRPC interop cases and h2spec, with real stacks
+	@$(PYTEST) -q -n $(WORKERS) --dist loadgroup -m interop tests/interop $(ARGS)
+
+bench: build ## CPU, latency and memory beside HAProxy and Envoy (BENCH=--quick for a short run)
+	@$(PY) -m bench $(BENCH)
 
 lint: build ## Formatting, lint and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+format: build ## Put the code into its format
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+protos: build ## Make the greeter example's generated code again
+	@$(PY) examples/greeter/generate.py
 
 clean: ## Remove what the build made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,7 +10,7 @@ ENV_PREFIX: Final = "EVENSTREAM_"
 
 SIDECAR_CONTAINER: Final = "evenstream"
 INIT_CONTAINER: Final = "evenstream-init"
-TOKEN_VOLUME: Final = "evenstream-token"
+TOKEN_VOLUME: Final = "evenstream-token"  # noqa: S105 - a volume, not a password
 
 # Istio's 15001 and 15020 are known to operators' firewalls and dashboards as "capture" and "admin".
 CAPTURE_PORT: Final = 15001

@@ -132,7 +132,7 @@ def services(text: str) -> tuple[ServiceRef, ...]:
 
 
 def address(text: str) -> Address:
-    host, colon, number = text.rpartition(":")
+    host, _, number = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     try:

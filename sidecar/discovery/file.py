@@ -123,7 +123,7 @@ class FileSource:
         self._poll_if_due(now)
         self._announce(service, now)
 
-    def unwatch(self, service: ServicePort, now: float) -> None:  # noqa: ARG002 - the protocol's
+    def unwatch(self, service: ServicePort, now: float) -> None:
         self._watched.pop(service, None)
         self._emit.forget(service)
 
@@ -171,7 +171,7 @@ class FileSource:
             },
         }
 
-    def close(self, now: float) -> None:  # noqa: ARG002 - the protocol's
+    def close(self, now: float) -> None:
         self._closed = True
         self._watched.clear()
         self._emit.take()

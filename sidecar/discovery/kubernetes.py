@@ -209,7 +209,7 @@ class KubernetesSource:
             },
         }
 
-    def close(self, now: float) -> None:  # noqa: ARG002 - the protocol's
+    def close(self, now: float) -> None:
         self._closed = True
         if self._connection is not None:
             self._connection.close()

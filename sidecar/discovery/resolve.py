@@ -60,7 +60,7 @@ class Lookup:
         # Version 0: from the API server's memory, whichever it has: every new address costs one of these.
         return f"/api/v1{scope}/services?fieldSelector=spec.clusterIP%3D{quote(self.host)}&resourceVersion=0"
 
-    def answered(self, status: int, retry_after: float, now: float) -> None:  # noqa: ARG002 - the protocol's
+    def answered(self, status: int, retry_after: float, now: float) -> None:
         self._status = status
         self._body = b""
 
@@ -84,7 +84,7 @@ class Lookup:
             hint = f"; {_CLUSTER_GRANT}" if self._status == 403 else ""
             self._owner.failed(self, f"HTTP {self._status}: {message_of(self._body)}{hint}", now)
 
-    def broken(self, reason: str, connection: bool, now: float) -> None:  # noqa: ARG002 - the protocol's
+    def broken(self, reason: str, connection: bool, now: float) -> None:
         self._owner.failed(self, reason, now)
 
     def _decode(self, now: float) -> None:
@@ -174,7 +174,7 @@ class Resolver:
         for host, port in lookup.asked:
             self._emit.resolution(resolution_of(host, port, service))
 
-    def failed(self, lookup: Lookup, reason: str, now: float) -> None:  # noqa: ARG002 - symmetry
+    def failed(self, lookup: Lookup, reason: str, now: float) -> None:
         self.faults.report(f"Service with cluster IP {lookup.host}: {reason}")
         self._give_up(lookup)
 

@@ -77,15 +77,21 @@ class Channel(Watcher):
                 self._set_mask()
 
     def close(self) -> None:
-        """Flush, then close; `lost` does not follow."""
-        if self.closed:
+        """Flush, half-close, and close when the peer has closed too; `lost` does not follow.
+
+        Closing at once, with input unread, would make the kernel send RST, and that can overtake our last
+        words. A peer that does not close in time is not waited for longer than Loop.linger does.
+        """
+        if self.closed or self._closing:
             return
-        if self._unsent and not self._connecting:
-            self._closing = True
-            self._reading = False
-            self._set_mask()
+        if self._connecting:
+            self.abort()
             return
-        self.abort()
+        self._closing = True
+        self._reading = True
+        self._set_mask()
+        self.end_output()
+        self.loop.linger(self)
 
     def end_output(self) -> None:
         """Half-close: nothing more is written. What waits still goes out first."""
@@ -111,6 +117,9 @@ class Channel(Watcher):
                 self.lost(why, now)
 
     # --- from the loop ---------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        self.abort()
 
     def ready(self, events: i64, now: float) -> None:
         if self._connecting:
@@ -148,7 +157,10 @@ class Channel(Watcher):
         except OSError as error:
             self.drop(sockets.describe(error), now)
             return
-        if data:
+        if self._closing:
+            if not data:
+                self.drop("closed the connection", now)
+        elif data:
             self.received(data, now)
         else:
             self.ended(now)
@@ -165,13 +177,11 @@ class Channel(Watcher):
                 return
             self._unsent = data[sent:]
         if not self._unsent:
-            if self._closing:
-                self.abort()
-                return
             self._set_mask()
             if self._shutting:
                 self.end_output()
-            self.drained(now)
+            if not self._closing:
+                self.drained(now)
 
     def _set_mask(self) -> None:
         mask: i64 = READ if self._reading else 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -19,6 +20,8 @@ WRITE: Final[i64] = select.EPOLLOUT
 BROKEN: Final[i64] = select.EPOLLERR | select.EPOLLHUP
 # Longest sleep: signals and file polls are not kept waiting, and an idle sidecar still wakes only so often.
 MAX_WAIT: Final = 5.0
+# What a closing connection is given to take our last words and close too.
+LINGER: Final = 2.0
 # Events taken in one turn; more only lengthens the time to the flush.
 MAX_EVENTS: Final = 256
 
@@ -29,12 +32,16 @@ class Watcher:
     def ready(self, events: i64, now: float) -> None:
         raise NotImplementedError
 
+    def expire(self) -> None:
+        """The time given to `Loop.linger` is over."""
+
 
 class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._watchers: dict[int, Watcher] = {}
         self._running: bool = False
+        self._lingering: deque[tuple[float, Watcher]] = deque()
 
     def now(self) -> float:
         return time.monotonic()
@@ -53,6 +60,10 @@ class Loop:
         if fd in self._watchers:
             del self._watchers[fd]
             self._epoll.unregister(fd)
+
+    def linger(self, watcher: Watcher) -> None:
+        """Have `watcher.expire` called when LINGER has passed."""
+        self._lingering.append((time.monotonic() + LINGER, watcher))
 
     def run(self, turn: Callable[[float], float]) -> None:
         """Turn after turn until `stop`. `turn` is called after each turn's events: it flushes, and answers when
@@ -76,7 +87,12 @@ class Loop:
                 # now only if that one was opened in this turn too, and then a spurious call does no harm.
                 if watcher is not None:
                     watcher.ready(mask, now)
+            lingering = self._lingering
+            while lingering and lingering[0][0] <= now:
+                lingering.popleft()[1].expire()
             deadline = turn(now)
+            if lingering and lingering[0][0] < deadline:
+                deadline = lingering[0][0]
 
     def stop(self) -> None:
         self._running = False

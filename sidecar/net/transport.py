@@ -14,8 +14,6 @@ from sidecar.net.loop import Loop
 DIAL_TIMEOUT: Final = 5.0
 # Unsent output of one such stream; a reader that lets more pile up is closed.
 MAX_UNSENT: Final = 4_194_304
-# What a closing connection is given to take its last bytes.
-CLOSE_TIMEOUT: Final = 5.0
 
 
 class Handler(Protocol):
@@ -107,10 +105,7 @@ class PlainTransport(Channel):
 
     def close(self) -> None:
         super().close()
-        if self.closed:
-            self._streams.settled(self)
-        else:
-            self._streams.limit(self, self.loop.now() + CLOSE_TIMEOUT)
+        self._streams.settled(self)
 
     def timed_out(self, now: float) -> None:
         self.drop(self.failure or "did not answer in time", now)

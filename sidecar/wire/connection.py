@@ -262,7 +262,7 @@ class Connection:
         self._block_frames = 1
 
     def _self_dependent(self, stream_id: i64, block: bytes) -> None:
-        # RFC 7540 section 5.3.1, which RFC 9113 deprecates and does not forbid. The decoder sees the block all the same.
+        # RFC 7540 section 5.3.1, which RFC 9113 does not repeat and h2spec asks for. The decoder sees the block.
         self._headers.read(block)
         self.stream_fault(stream_id, frames.PROTOCOL_ERROR, "a stream that depends on itself")
 

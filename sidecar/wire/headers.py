@@ -74,7 +74,7 @@ class HeaderReader:
                 self.stateless = True
                 self._decoder = None
                 continue
-            if self.acknowledged and self.stateless:
+            if self.acknowledged:
                 raise CompressionError("a table larger than the 0 that was agreed")
             # Legal until the peer has seen our SETTINGS; the table is empty, or followed by the decoder.
             empty = self.stateless
