@@ -35,6 +35,8 @@ WINDOW_BYTES: Final = 1024 * 1024
 # RFC 9113 section 6.5.2 recommends at least 100; assumed until the server's SETTINGS say what it is.
 STREAMS_BEFORE_SETTINGS: Final = 100
 _RETRY_AFTER_DIGITS: Final = 6
+_FRAME_HEADER: Final = 9  # bytes, RFC 9113 section 4.1
+_SETTINGS: Final = 0x04
 _USER_AGENT: Final = b"evenstream-sidecar"
 
 
@@ -99,6 +101,7 @@ class ApiConnection:
         self.state = "connecting"
         self.last_received = math.nan
         self.live_since = math.nan
+        self._first = b""  # what the server sent first
         self.succeeded = False  # whether any request was answered 200
         config = h2.config.H2Configuration(client_side=True, header_encoding=None)
         self._h2 = h2.connection.H2Connection(config)
@@ -131,6 +134,12 @@ class ApiConnection:
             return
         self.last_received = now
         self._ping_answer_by = math.inf
+        if len(self._first) < _FRAME_HEADER:
+            self._first += data[:_FRAME_HEADER]
+            # RFC 9113 section 3.4: SETTINGS come first. h2 would wait for all of an overlong first "frame".
+            if len(self._first) >= _FRAME_HEADER and (self._first[0] or self._first[3] != _SETTINGS):
+                self.end(f"no HTTP/2, it began with {self._first[:_FRAME_HEADER]!r}", now)
+                return
         try:
             events = self._h2.receive_data(data)
         except h2.exceptions.ProtocolError as error:
