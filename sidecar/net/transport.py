@@ -12,8 +12,8 @@ from sidecar.net.loop import Loop
 
 # From dial to the end of the TLS handshake.
 DIAL_TIMEOUT: Final = 5.0
-# Unsent output of one such stream; a reader that lets more pile up is closed.
-MAX_UNSENT: Final = 4_194_304
+# Unsent output of one such stream; a reader that lets more pile up is closed. /status of 10,000 endpoints fits.
+MAX_UNSENT: Final = 8_388_608
 
 
 class Handler(Protocol):

@@ -6,7 +6,7 @@ from typing import Final, final
 
 from mypy_extensions import i64
 
-# Seconds. gRFC A66's latency buckets, thinned: from a loopback echo to a long-lived stream.
+# Seconds: from a loopback echo to a long-lived stream, at the density of Prometheus' own defaults.
 LATENCY_BUCKETS: Final = (
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 300.0,
 )  # fmt: skip
