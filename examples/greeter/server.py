@@ -43,7 +43,7 @@ class Greeter(pb_grpc.GreeterServicer):
     def _reply(self, message: str, number: int) -> pb.HelloReply:
         return pb.HelloReply(message=message, server=self.name, number=number)
 
-    async def SayHello(self, request: pb.HelloRequest, context: Any) -> pb.HelloReply:  # noqa: ARG002, N802
+    async def SayHello(self, request: pb.HelloRequest, context: Any) -> pb.HelloReply:  # noqa: N802
         return self._reply(f"Hello, {request.name}!", 1)
 
     async def SayHellos(  # noqa: N802
@@ -58,12 +58,12 @@ class Greeter(pb_grpc.GreeterServicer):
     async def GatherHellos(  # noqa: N802
         self,
         requests: AsyncIterator[pb.HelloRequest],
-        context: Any,  # noqa: ARG002
+        context: Any,
     ) -> pb.HelloReply:
         names = [request.name async for request in requests]
         return self._reply(f"Hello, {', '.join(names)}!", len(names))
 
-    async def Chat(self, requests: AsyncIterator[pb.HelloRequest], context: Any) -> None:  # noqa: ARG002, N802
+    async def Chat(self, requests: AsyncIterator[pb.HelloRequest], context: Any) -> None:  # noqa: N802
         """Ends with OK when the client has no more to say, or when the grace is over."""
         # The first reply tells the client which server holds the stream, before it has said anything.
         await context.write(self._reply("Welcome!", 0))

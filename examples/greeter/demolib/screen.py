@@ -95,7 +95,7 @@ class PlainScreen:
         streams = " ".join(str(row.streams) for row in view.rows)
         self._say(f"calls: {calls}; open streams: {streams}; failed: {view.failed}")
 
-    def lines(self, lines: Sequence[str], style: str = "") -> None:  # noqa: ARG002
+    def lines(self, lines: Sequence[str], style: str = "") -> None:
         print("\n".join(lines), file=self._out, flush=True)
 
     def close(self) -> None:
