@@ -21,6 +21,8 @@ from sidecar.net.sockets import Destination
 
 log: Final = logging.getLogger(__name__)
 
+# Redirected connections at once that are not the engine's: each may hold twice MAX_HELD.
+MAX_CAPTURED: Final = 4096
 # Held of a direction while nothing is decided, or while the other side does not take it.
 MAX_HELD: Final = 262_144
 # What the API server is given to say whose address it is; then the connection passes through untouched.
@@ -54,6 +56,7 @@ class Capture:
         self.passed_through: dict[str, int] = {}  # reason -> connections so far
         self.passing: int = 0  # now
         self._ask = ask
+        self._timed: dict[Captured, None] = {}  # with a time-out under way
         self._known: dict[Destination, _Known] = {}
         self._waiting: dict[Destination, list[Captured]] = {}
         self._listeners: list[Listener] = []
@@ -69,7 +72,7 @@ class Capture:
 
     def accept(self, sock: socket.socket, now: float) -> None:
         destination = sockets.original_destination(sock)
-        if destination is None or len(self.open) >= MAX_HELD:
+        if destination is None or len(self.open) >= MAX_CAPTURED:
             # Somebody dialled the capture port itself: there is nowhere to take it.
             sock.close()
             return
@@ -84,13 +87,13 @@ class Capture:
         self.open[captured] = None
         if known is None:
             self._waiting.setdefault(destination, []).append(captured)
-            captured.give_up_at = now + RESOLVE_TIMEOUT
+            self._limit(captured, now + RESOLVE_TIMEOUT)
             if len(self._waiting[destination]) == 1:
                 self._ask(destination, now)
         else:
             captured.service = known.service
             if known.service is not None and known.client_speaks_first:
-                captured.give_up_at = now + SILENCE_TIMEOUT
+                self._limit(captured, now + SILENCE_TIMEOUT)
                 return
         if not captured.closed:
             captured.dial(now)
@@ -98,12 +101,16 @@ class Capture:
     def resolved(
         self, destination: Destination, service: ServicePort | None, declared: bool, failed: bool, now: float
     ) -> None:
-        """The answer to an `ask`."""
-        if not failed:
-            if len(self._known) >= MAX_DESTINATIONS:
+        """The answer to an `ask`. One that failed leaves what was known before in force."""
+        before = self._known.get(destination)
+        if failed:
+            service = before.service if before is not None else None
+        else:
+            if before is None and len(self._known) >= MAX_DESTINATIONS:
                 del self._known[next(iter(self._known))]
             ttl = NEGATIVE_TTL if service is None else ANSWER_TTL
-            self._known[destination] = _Known(service, now + ttl, declared)
+            seen = before is not None and before.service == service and before.client_speaks_first
+            self._known[destination] = _Known(service, now + ttl, declared or seen)
         for captured in self._waiting.pop(destination, []):
             if not captured.closed:
                 captured.resolved(service, now)
@@ -119,12 +126,22 @@ class Capture:
 
     def forget(self, captured: Captured) -> None:
         self.open.pop(captured, None)
+        self._timed.pop(captured, None)
+
+    def _limit(self, captured: Captured, until: float) -> None:
+        captured.give_up_at = until
+        self._timed[captured] = None
+
+    def decided(self, captured: Captured) -> None:
+        """It waits for nothing any more."""
+        self._timed.pop(captured, None)
 
     def deadline(self) -> float:
-        return min((c.give_up_at for c in self.open if c.give_up_at > 0.0), default=float("inf"))
+        return min((captured.give_up_at for captured in self._timed), default=float("inf"))
 
     def tick(self, now: float) -> None:
-        for captured in [c for c in self.open if 0.0 < c.give_up_at <= now]:
+        for captured in [c for c in self._timed if c.give_up_at <= now]:
+            del self._timed[captured]
             captured.give_up(now)
 
     def abort_all(self) -> None:
@@ -143,7 +160,7 @@ class Captured(Channel):
         self.capture: Final = capture
         self.destination: Final = destination
         self.service: ServicePort | None = None
-        self.give_up_at: float = 0.0  # 0: nothing is waited for
+        self.give_up_at: float = 0.0  # while something is waited for
         self._resolved: bool = resolved
         self._relaying: bool = False
         self._original: Original | None = None
@@ -169,14 +186,13 @@ class Captured(Channel):
     def resolved(self, service: ServicePort | None, now: float) -> None:
         self._resolved = True
         self.service = service
-        self.give_up_at = 0.0
+        self.capture.decided(self)
         if service is None:
             self._pass_through("not_a_service", now)
         else:
             self._decide(now)
 
     def give_up(self, now: float) -> None:
-        self.give_up_at = 0.0
         if not self._resolved:
             self._pass_through("not_resolved", now)
         elif self._original is None:
@@ -230,7 +246,7 @@ class Captured(Channel):
         if self._relaying:
             return
         self._relaying = True
-        self.give_up_at = 0.0
+        self.capture.decided(self)
         self.capture.count(reason)
         self.capture.passing += 1
         if self._original is None:
