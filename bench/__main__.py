@@ -17,6 +17,8 @@ from bench.measure import Plan, Sample, sample
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 DOCS: Final = ROOT / "docs" / "performance.md"
+MIN_SECONDS: Final = 0.2  # less is the scheduler's noise
+MAX_SECONDS: Final = 300.0
 MAX_ROUNDS: Final = 50  # some hours; more is a mistyped number
 
 
@@ -76,7 +78,7 @@ def run(chosen: Sequence[cases.Case], peers: Sequence[str], rounds: int, plan: P
     return samples
 
 
-def about(plan: Plan, rounds: int, core_count: int) -> dict[str, Any]:
+def about(plan: Plan, rounds: int, core_count: int, peers: Sequence[str]) -> dict[str, Any]:
     """The machine and the versions, without any name or path of it."""
     model = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -91,18 +93,21 @@ def about(plan: Plan, rounds: int, core_count: int) -> dict[str, Any]:
         "rounds": rounds,
         "window_seconds": plan.window,
     }
-    for name, find in (("haproxy", install.haproxy), ("envoy", install.envoy)):
-        try:
-            known[name] = find().version
-        except install.MissingError as error:
-            known[name] = f"missing: {error}"
+    programs = {"HAProxy": (install.haproxy, "haproxy"), "Envoy": (install.envoy, "envoy")}
+    for title, (find, prefix) in programs.items():
+        if any(peer.startswith(prefix) for peer in peers):
+            try:
+                known[title] = find().version
+            except install.MissingError:
+                known[title] = "missing"  # the table's notes say why
     return known
 
 
 def sentence(known: dict[str, Any]) -> str:
+    versions = "".join(f", {name} {known[name]}" for name in ("HAProxy", "Envoy") if name in known)
     return (
-        f"{known['cpu']}, {known['cores']} cores, Linux {known['kernel']}, Python {known['python']}, HAProxy "
-        f"{known['haproxy']}, Envoy {known['envoy']}; medians of {known['rounds']} rounds, windows of "
+        f"{known['cpu']}, {known['cores']} cores, Linux {known['kernel']}, Python {known['python']}{versions}; "
+        f"medians of {known['rounds']} rounds, windows of "
         f"{known['window_seconds']:g} s. `!`: calls failed, see below."
     )
 
@@ -117,26 +122,36 @@ def _terminated(_signal: int, _frame: object) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    rounds = options.rounds or (1 if options.quick else 5)
+    rounds = (1 if options.quick else 5) if options.rounds is None else options.rounds
+    seconds = (1.5 if options.quick else 3.0) if options.seconds is None else options.seconds
     try:
         if not 1 <= rounds <= MAX_ROUNDS:
             print(f"--rounds {rounds} is not allowed; 1 to {MAX_ROUNDS}", file=sys.stderr)
+            return 2
+        if not MIN_SECONDS <= seconds <= MAX_SECONDS:
+            print(f"--seconds {seconds:g} is not allowed; {MIN_SECONDS} to {MAX_SECONDS}", file=sys.stderr)
             return 2
         chosen = cases.choose_cases(options.only, quick=options.quick)
         peers = cases.choose_peers(options.peers)
     except cases.UnknownNameError as error:
         print(error, file=sys.stderr)
         return 2
+    if options.write_docs and (options.quick or options.only or options.peers):
+        print(
+            "--write-docs is not allowed with --quick, --only or --peers; it wants the whole table",
+            file=sys.stderr,
+        )
+        return 2
     known_cores = len(os.sched_getaffinity(0))
     proxy_core, load_core = cores()
-    seconds = options.seconds or (1.5 if options.quick else 3.0)
     plan = Plan(proxy_core, load_core, 0.5 if options.quick else 1.0, seconds, whole=not options.quick)
     os.sched_setaffinity(0, {load_core})
+    report_file = options.json.resolve() if options.json else None
     os.chdir(ROOT)  # `python -m sidecar` of this tree is what is measured
     signal.signal(signal.SIGTERM, _terminated)
     try:
         install.load_program()
-        known = about(plan, rounds, known_cores)
+        known = about(plan, rounds, known_cores, peers)
         samples = run(chosen, peers, rounds, plan)
     except install.MissingError as error:
         print(error, file=sys.stderr)
@@ -149,8 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("CPU time of the proxy process on a core of its own; " + sentence(known))
     print(report.plain(lines))
     print("\n".join(remarks))
-    if options.json:
-        options.json.write_text(json.dumps(report.as_json(samples, known), indent=1) + "\n")
+    if report_file:
+        report_file.write_text(json.dumps(report.as_json(samples, known), indent=1) + "\n")
     if options.write_docs:
         report.write_docs(DOCS, lines, remarks, sentence(known))
     return 1 if ours_failed(samples) else 0

@@ -38,7 +38,17 @@ def test_an_unknown_name_says_what_there_is() -> None:
         cases.choose_peers(["nginx"])
 
 
-@pytest.mark.parametrize("arguments", [["--only", "unray"], ["--peers", "nginx"], ["--rounds", "1000"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--only", "unray"],
+        ["--peers", "nginx"],
+        ["--rounds", "1000"],
+        ["--rounds", "0"],
+        ["--seconds", "0"],
+        ["--quick", "--write-docs"],
+    ],
+)
 def test_bad_arguments_end_with_2(arguments: list[str]) -> None:
     assert main(arguments) == 2
 
