@@ -49,7 +49,11 @@ def configure(settings: kopf.OperatorSettings, server: Server) -> None:
 
 def run(options: Options, settings: kopf.OperatorSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises what kopf raises when the API server cannot be asked at start."""
-    kopf.run(registry=registry(options), settings=settings, standalone=True, clusterwide=True)
+    # Left to itself, kopf asks for the user's name, and user 15016 has none in the image.
+    identity: Any = "evenstream-injector"
+    kopf.run(
+        registry=registry(options), settings=settings, identity=identity, standalone=True, clusterwide=True
+    )
 
 
 def _decide(pod: Mapping[str, Any], options: Options) -> Decision:

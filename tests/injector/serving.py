@@ -27,7 +27,11 @@ class Injector:
 
     def __init__(self, kubeconfig: Path, port: int = 0, *arguments: str) -> None:
         self.port = port or free_port()
-        environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(kubeconfig),
+            "PYTHONPATH": str(_as_nobody(kubeconfig.parent)),
+        }
         environment.pop("KUBERNETES_SERVICE_HOST", None)
         command = [
             sys.executable,
@@ -77,6 +81,16 @@ class Injector:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(DEADLINE_SECONDS)
+
+
+def _as_nobody(folder: Path) -> Path:
+    """In a pod the program's user has no name; Python asks this module before all others."""
+    path = folder / "nobody"
+    path.mkdir(exist_ok=True)
+    text = "import pwd\ndef _none(uid): raise KeyError(uid)\npwd.getpwuid = _none\n"
+    text += "import os\nfor name in ('LOGNAME', 'USER', 'LNAME', 'USERNAME'): os.environ.pop(name, None)\n"
+    (path / "sitecustomize.py").write_text(text)
+    return path
 
 
 def free_port() -> int:
