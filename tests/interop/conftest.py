@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -73,9 +74,7 @@ def serve(stack: stacks.Stack, build: Path, folder: Path, *, direct: bool) -> It
     start = stack.server
     assert start is not None
 
-    def command(port: int) -> tuple[tuple[str, ...], dict[str, str]]:
-        made = start(build, folder, port)
-        return made.argv, stacks.program_environment(made)
+    command = functools.partial(start, build, folder)
 
     with contextlib.ExitStack() as running:
         servers: list[programs.Program] = []
@@ -89,7 +88,7 @@ def serve(stack: stacks.Stack, build: Path, folder: Path, *, direct: bool) -> It
         if direct:
             yield Target(ports[0], tuple(servers), None)
             return
-        between = running.enter_context(programs.sidecar(ports, dict(os.environ), folder))
+        between = running.enter_context(programs.sidecar(ports, folder))
         yield Target(between.port, (between.program, *servers), between)
 
 
@@ -128,19 +127,32 @@ def watched(target: Target, request: pytest.FixtureRequest) -> Iterator[Callable
         )
 
 
+@functools.cache
+def target_key(path: str, server: str) -> tuple[str, str]:
+    """One object for equal keys: pytest keeps a session fixture while its parameter is the same object."""
+    return path, server
+
+
+def _group(server: str) -> pytest.MarkDecorator:
+    return pytest.mark.xdist_group(f"interop-{server}")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The matrix. Servers outermost, so that each set of programs runs once."""
-    if "case" not in metafunc.fixturenames:
-        return
     path = "direct" if metafunc.config.getoption("interop_direct", default=False) else "sidecar"
+    if "case" not in metafunc.fixturenames:
+        if "target" in metafunc.fixturenames:
+            servers = [pytest.param(target_key(path, s), id=s, marks=_group(s)) for s in stacks.SERVERS]
+            metafunc.parametrize("target", servers, indirect=True)
+        return
     rows = [
         pytest.param(
             client.name,
-            (path, server.name),
+            target_key(path, server.name),
             case,
             id=f"{path}-{client.name}-{server.name}-{case}",
             marks=[
-                pytest.mark.xdist_group(f"interop-{server.name}"),
+                _group(server.name),
                 *([pytest.mark.smoke] if stacks.smoke(client.name, server.name, case) else []),
             ],
         )

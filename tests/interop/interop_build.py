@@ -8,6 +8,7 @@ import inspect
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,6 +19,9 @@ PROTO: Final = HERE / "proto" / "interop.proto"
 BUILD_TIMEOUT: Final = 1200.0
 # Enough of a compiler's output to see the error.
 SHOWN_CHARACTERS: Final = 6000
+# A build that was not used for a week belongs to no checkout that is still worked on.
+KEPT_SECONDS: Final = 7 * 24 * 3600.0
+COMPLETE: Final = ".complete"
 
 
 class ToolMissingError(Exception):
@@ -100,21 +104,19 @@ def ensure(recipe: Recipe) -> Path:
     done = root / f"{recipe.name}-{_key(recipe)}"
     with (root / f"{recipe.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if done.is_dir():
-            return done
-        partial = root / f"{recipe.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        recipe.build(partial)
-        partial.rename(done)
-        for stale in root.glob(f"{recipe.name}-*"):
-            # Several checkouts may share the cache; what has not been used for long is nobody's.
-            if stale != done and stale.is_dir() and _unused(stale):
-                shutil.rmtree(stale, ignore_errors=True)
+        # A marker and not a rename at the end: Java's class archive remembers the path of its jars.
+        if not (done / COMPLETE).exists():
+            shutil.rmtree(done, ignore_errors=True)
+            done.mkdir()
+            recipe.build(done)
+            (done / COMPLETE).touch()
+            _remove_stale(root, recipe.name)
+        os.utime(done)
     return done
 
 
-def _unused(folder: Path) -> bool:
-    a_week = 7 * 24 * 3600
-    newest = max(path.stat().st_mtime for path in (folder, folder.parent))
-    return newest - folder.stat().st_mtime > a_week
+def _remove_stale(root: Path, name: str) -> None:
+    """Removes the stack's builds that nobody used for KEPT_SECONDS: several checkouts may share the cache."""
+    for folder in root.glob(f"{name}-*"):
+        if time.time() - folder.stat().st_mtime > KEPT_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import http.client
 import json
+import os
 import random
 import socket
 import subprocess
@@ -29,6 +30,13 @@ START_TRIES: Final = 3
 # Below the range that Linux gives to outgoing connections, above the ports people choose.
 PORTS: Final = (20000, 32000)
 REPOSITORY: Final = Path(__file__).parents[2]
+
+
+class Command(NamedTuple):
+    """How a program is started: its arguments and what its environment has beyond ours."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = {}
 
 
 class NotReadyError(Exception):
@@ -62,15 +70,26 @@ def listens(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
+def environment(command: Command) -> dict[str, str]:
+    """Ours, less what would send the program's calls through a web proxy, and the command's own."""
+    proxies = ("http_proxy", "https_proxy", "grpc_proxy")
+    return {**{name: text for name, text in os.environ.items() if name.lower() not in proxies}, **command.env}
+
+
 class Program:
     """A running program whose output goes to a file."""
 
-    def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    def __init__(self, name: str, command: Command, log: Path) -> None:
         self.name = name
         self.log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=REPOSITORY
+                command.argv,
+                env=environment(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=REPOSITORY,
             )
 
     def alive(self) -> bool:
@@ -95,14 +114,11 @@ class Program:
             return self._process.wait()
 
 
-def start_listening(
-    name: str, command: Callable[[int], tuple[Sequence[str], Mapping[str, str]]], log: Path
-) -> tuple[Program, int]:
+def start_listening(name: str, command: Callable[[int], Command], log: Path) -> tuple[Program, int]:
     """Starts a program that listens on the port it is given. The program and its port."""
     for remaining in reversed(range(START_TRIES)):
         port = free_port()
-        argv, env = command(port)
-        program = Program(name, argv, env, log)
+        program = Program(name, command(port), log)
         try:
             wait_until(f"{name} listening on {port}", functools.partial(listens, port), program.alive)
         except NotReadyError as error:
@@ -177,16 +193,16 @@ class Sidecar(NamedTuple):
 
 
 @contextlib.contextmanager
-def sidecar(ports: Sequence[int], env: Mapping[str, str], folder: Path) -> Iterator[Sidecar]:
+def sidecar(ports: Sequence[int], folder: Path) -> Iterator[Sidecar]:
     """The sidecar in front of the servers on these ports; it must end cleanly."""
     source = folder / "objects.json"
     source.write_text(json.dumps(objects(ports)))
     admin = free_port()
 
-    def command(port: int) -> tuple[Sequence[str], Mapping[str, str]]:
+    def command(port: int) -> Command:
         listen = f"{HOST}:{port}={SERVICE}.{NAMESPACE}:{SERVICE_PORT}"
         flags = ("--source", f"file:{source}", "--listen", listen, "--admin", f"{HOST}:{admin}")
-        return (sys.executable, "-m", "sidecar", *flags), env
+        return Command((sys.executable, "-m", "sidecar", *flags))
 
     program, port = start_listening("sidecar", command, folder / "sidecar.log")
     try:

@@ -7,7 +7,6 @@ packages ship none, the service and the client are written here after the public
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import stat
@@ -17,15 +16,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import interop_build
+import interop_programs as programs
 from interop_build import HERE, PROTO, Recipe
+from interop_programs import Command
 
 # A single iteration of the soak cases may be slow on a shared machine; that is not what they are for.
 SOAK_SLOWEST_MS: Final = 5000
-
-
-class Command(NamedTuple):
-    argv: tuple[str, ...]
-    env: Mapping[str, str] = {}
 
 
 class Stack(NamedTuple):
@@ -105,20 +101,22 @@ def _build_go(target: Path) -> None:
 GO_RECIPE: Final = Recipe("go", ("go",), (("go", "version"),), (HERE / "go",), _build_go)
 
 
-def _go_client(build: Path, host: str, port: int, case: str) -> Command:
-    argv = [
-        str(build / "bin" / "client"),
+def _official_flags(host: str, port: int, case: str) -> tuple[str, ...]:
+    """The flags that the official clients share."""
+    # Only this balancer reports what orca_per_rpc compares.
+    policy = '{"loadBalancingConfig":[{"test_backend_metrics_load_balancer":{}}]}'
+    return (
         f"--server_host={host}",
         f"--server_port={port}",
         f"--test_case={case}",
         "--soak_overall_timeout_seconds=30",
         f"--soak_per_iteration_max_acceptable_latency_ms={SOAK_SLOWEST_MS}",
-    ]
-    if case == "orca_per_rpc":
-        argv.append(
-            '--service_config_json={"loadBalancingConfig":[{"test_backend_metrics_load_balancer":{}}]}'
-        )
-    return Command(tuple(argv))
+        *((f"--service_config_json={policy}",) if case == "orca_per_rpc" else ()),
+    )
+
+
+def _go_client(build: Path, host: str, port: int, case: str) -> Command:
+    return Command((str(build / "bin" / "client"), *_official_flags(host, port, case)))
 
 
 GO: Final = Stack(
@@ -142,11 +140,25 @@ def _build_java(target: Path) -> None:
     interop_build.copy_sources(JAVA_RECIPE, target)
     copy = ("dependency:copy-dependencies", f"-DoutputDirectory={target}/lib", "-DincludeScope=runtime")
     interop_build.run(("mvn", "-q", "-B", "-f", "pom.xml", *copy), target)
+    # A JVM spends most of a short run on loading classes: keep those of one run in an archive.
+    server, port = programs.start_listening(
+        "java server", lambda port: _java_server(target, target, port), target / "server.log"
+    )
+    try:
+        command = _java_client(target, programs.HOST, port, "custom_metadata", okhttp=False)
+        dump = f"-XX:ArchiveClassesAtExit={_java_archive(target)}"
+        interop_build.run((command.argv[0], dump, *command.argv[1:]), target)
+    finally:
+        server.stop()
 
 
 JAVA_RECIPE: Final = Recipe(
     "java", ("java", "mvn"), (("java", "-version"),), (HERE / "java" / "pom.xml",), _build_java
 )
+
+
+def _java_archive(build: Path) -> Path:
+    return build / "classes.jsa"
 
 
 def _java(build: Path, program: str, *arguments: str, flags: tuple[str, ...] = ()) -> Command:
@@ -169,12 +181,8 @@ def _java_client(build: Path, host: str, port: int, case: str, *, okhttp: bool) 
     return _java(
         build,
         "TestServiceClient",
-        f"--server_host={host}",
-        f"--server_port={port}",
-        f"--test_case={case}",
+        *_official_flags(host, port, case),
         f"--use_okhttp={'true' if okhttp else 'false'}",
-        "--soak_overall_timeout_seconds=30",
-        f"--soak_per_iteration_max_acceptable_latency_ms={SOAK_SLOWEST_MS}",
     )
 
 
@@ -315,11 +323,3 @@ SMOKE_PAIRS: Final = (("go", "python"), ("python", "java"), ("java", "node"), ("
 
 def smoke(client: str, server: str, case: str) -> bool:
     return (client, server) in SMOKE_PAIRS and case in KINDS
-
-
-def program_environment(command: Command) -> dict[str, str]:
-    """The environment of a stack's program: ours, less what would send its calls through a web proxy."""
-    kept = {
-        k: v for k, v in os.environ.items() if k.lower() not in ("http_proxy", "https_proxy", "grpc_proxy")
-    }
-    return {**kept, **command.env}

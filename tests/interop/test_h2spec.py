@@ -5,7 +5,6 @@ h2spec 2.2.1, the newest that the Go module proxy serves, is built with the Go p
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -71,12 +70,12 @@ def report(builds: Builds, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("h2spec")
     junit = folder / "report.xml"
 
-    def command(port: int) -> tuple[tuple[str, ...], Mapping[str, str]]:
-        return (str(build / "bin" / "h2c"), f"--port={port}"), os.environ
+    def command(port: int) -> programs.Command:
+        return programs.Command((str(build / "bin" / "h2c"), f"--port={port}"))
 
     backend, backend_port = programs.start_listening("h2c server", command, folder / "server.log")
     try:
-        with programs.sidecar([backend_port], os.environ, folder) as between:
+        with programs.sidecar([backend_port], folder) as between:
             flags = ("--strict", "--host", programs.HOST, "--port", str(between.port))
             more = ("--timeout", str(CASE_TIMEOUT), "--junit-report", str(junit))
             with (folder / "h2spec.log").open("wb") as output:

@@ -119,7 +119,8 @@ const { values } = parseArgs({ options: { port: { type: 'string' } } });
 // Iterating over a stream that is cancelled throws; that ends the handler and nothing else.
 process.on('unhandledRejection', (error) => console.error('a stream ended:', error));
 
-const server = new grpc.Server();
+// Above the 10 MiB of the case very_large_request.
+const server = new grpc.Server({ 'grpc.max_receive_message_length': 16 << 20 });
 server.addService(testing.TestService.service, {
   EmptyCall: emptyCall,
   UnaryCall: unaryCall,

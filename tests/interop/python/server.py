@@ -19,6 +19,8 @@ INITIAL = "x-grpc-test-echo-initial"
 TRAILING = "x-grpc-test-echo-trailing-bin"
 # One per stream under way; a streaming handler holds its thread.
 THREADS = 32
+# Above the 10 MiB of the case very_large_request.
+MAX_MESSAGE = 16 << 20
 
 
 def echo_metadata(context: grpc.ServicerContext) -> None:
@@ -101,7 +103,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     port = parser.parse_args().port
     # Without SO_REUSEPORT a port that another program has taken is an error and not shared.
-    server = grpc.server(futures.ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)])
+    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)]
+    server = grpc.server(futures.ThreadPoolExecutor(THREADS), options=options)
     pb_grpc.add_TestServiceServicer_to_server(Interop(), server)
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()

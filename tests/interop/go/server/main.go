@@ -17,6 +17,9 @@ import (
 	"google.golang.org/grpc/orca"
 )
 
+// Above the 10 MiB of the case very_large_request.
+const maxMessage = 16 << 20
+
 func main() {
 	port := flag.Int("port", 0, "the port to listen on")
 	flag.Parse()
@@ -24,7 +27,7 @@ func main() {
 	if err != nil {
 		log.Fatalf("listen: %v", err)
 	}
-	server := grpc.NewServer(orca.CallMetricsServerOption(nil))
+	server := grpc.NewServer(orca.CallMetricsServerOption(nil), grpc.MaxRecvMsgSize(maxMessage))
 	testgrpc.RegisterTestServiceServer(server, interop.NewTestServer())
 	log.Fatal(server.Serve(listener))
 }

@@ -17,6 +17,9 @@ use watched::{Flags, Watched};
 type Answers = Pin<Box<dyn Stream<Item = Result<StreamingOutputCallResponse, Status>> + Send>>;
 type Sender = mpsc::Sender<Result<StreamingOutputCallResponse, Status>>;
 
+/// Above the 10 MiB of the case very_large_request.
+const MAX_MESSAGE: usize = 16 << 20;
+
 fn flags<T>(request: &Request<T>) -> Flags {
     request.extensions().get::<Flags>().cloned().unwrap_or_default()
 }
@@ -143,7 +146,10 @@ impl TestService for Interop {
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let port = argument("port").ok_or("--port is missing")?;
-    let service = TestServiceServer::new(Interop).accept_compressed(Gzip).send_compressed(Gzip);
+    let service = TestServiceServer::new(Interop)
+        .accept_compressed(Gzip)
+        .send_compressed(Gzip)
+        .max_decoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()
         .add_service(Watched(service))
         .serve(format!("127.0.0.1:{port}").parse()?)
