@@ -76,14 +76,16 @@ class ControlPlane:
             "command": [
                 str(artefacts.kubernetes("kube-apiserver")),
                 f"--etcd-servers=http://{LOOPBACK}:{self.etcd_port}",
-                f"--bind-address={self.address}", f"--secure-port={self.port}", f"--advertise-address={self.address}",
+                f"--bind-address={self.address}", f"--advertise-address={self.address}",
+                f"--secure-port={self.port}",
                 f"--service-cluster-ip-range={paths.SERVICE_RANGE}",
                 f"--tls-cert-file={pki}/apiserver.crt", f"--tls-private-key-file={pki}/apiserver.key",
                 f"--client-ca-file={pki}/ca.crt",
                 f"--service-account-issuer=https://kubernetes.default.svc.{paths.CLUSTER_DOMAIN}",
                 f"--service-account-signing-key-file={pki}/service-account.key",
                 f"--service-account-key-file={pki}/service-account.key",
-                "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged",
+                "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+                "--allow-privileged",
                 *FEATURES, *more,
             ],
         }  # fmt: skip
@@ -101,7 +103,13 @@ def free_ports(count: int) -> list[int]:
 
 
 def ready(kubeconfig: Path) -> bool:
-    command = [artefacts.kubernetes("kubectl"), f"--kubeconfig={kubeconfig}", "get", "--raw=/readyz", "--request-timeout=2s"]
+    command = [
+        artefacts.kubernetes("kubectl"),
+        f"--kubeconfig={kubeconfig}",
+        "get",
+        "--raw=/readyz",
+        "--request-timeout=2s",
+    ]
     return shell.run(command, check=False, env=without_proxy()).returncode == 0
 
 

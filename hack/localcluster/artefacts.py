@@ -50,7 +50,9 @@ KUBERNETES = Artefact(
     "-X k8s.io/component-base/version.gitVersion=v1.34.4 -X k8s.io/client-go/pkg/version.gitVersion=v1.34.4",
     "10 minutes of CPU", KUBERNETES_PROGRAMS,
 )  # fmt: skip
-COREDNS = Artefact("coredns", "v1.12.4", "-X github.com/coredns/coredns/coremain.GitCommit=v1.12.4", "3 minutes of CPU")
+COREDNS = Artefact(
+    "coredns", "v1.12.4", "-X github.com/coredns/coredns/coremain.GitCommit=v1.12.4", "3 minutes of CPU"
+)
 PAUSE = Artefact("pause", "1", "", "seconds")
 
 
@@ -71,13 +73,21 @@ def ensure(*wanted: Artefact) -> None:
 def _build(artefact: Artefact) -> None:
     go = shell.find("go")
     if go is None:
-        raise shell.ClusterError("building Kubernetes needs Go 1.21 or newer on the PATH (it fetches the one it asks for)")
+        raise shell.ClusterError(
+            "building Kubernetes needs Go 1.21 or newer on the PATH (it fetches the one it asks for)"
+        )
     log = paths.CACHE / "bin" / f"{artefact.name}.log"
     env = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": ""}
     shell.say(f"building {artefact.name} {artefact.version}, once ({artefact.cost}); log: {log}")
     try:
         # Listing the packages fetches their modules, and only those; `go mod download` fetches many more.
-        shell.run_logged([go, "list", "-mod=readonly", "-deps", "."], log, deadline=DOWNLOAD_DEADLINE, env=env, cwd=artefact.recipe)
+        shell.run_logged(
+            [go, "list", "-mod=readonly", "-deps", "."],
+            log,
+            deadline=DOWNLOAD_DEADLINE,
+            env=env,
+            cwd=artefact.recipe,
+        )
     except shell.ClusterError as error:
         raise shell.ClusterError(f"could not download the Go modules of {artefact.name}: {error}") from None
     unfinished = artefact.folder.with_name(artefact.folder.name + ".unfinished")
@@ -85,8 +95,8 @@ def _build(artefact: Artefact) -> None:
     unfinished.mkdir(parents=True)
     # nice: a build this long should not make the machine unusable.
     command = [
-        "nice", go, "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", f"-s -w {artefact.flags}",
-        "-o", str(unfinished / artefact.name), ".",
+        "nice", go, "build", "-mod=readonly", "-trimpath", "-buildvcs=false",
+        "-ldflags", f"-s -w {artefact.flags}", "-o", str(unfinished / artefact.name), ".",
     ]  # fmt: skip
     shell.run_logged(command, log, deadline=BUILD_DEADLINE, env=env, cwd=artefact.recipe)
     for link in artefact.links:

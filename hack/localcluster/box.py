@@ -20,7 +20,16 @@ from . import shell, supervisor
 END_DEADLINE = supervisor.STOP_GRACE + 5.0  # the supervisor's own grace, and the kernel's work after it
 
 # Its own mounts, seen by nobody outside; shared within, because kubelet mounts for containerd to see.
-PRIVATE = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc")
+PRIVATE = (
+    "unshare",
+    "--mount",
+    "--propagation",
+    "private",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+)
 SHARED_WITHIN = ("mount", "--make-rshared", "/")
 
 

@@ -44,7 +44,9 @@ def ensure(programs: dict[str, str], *, cni: bool = False) -> None:
     if shell.find("apt-get") is None:
         raise shell.ClusterError(f"install what Debian calls: {' '.join(names)}")
     if os.geteuid() != 0:
-        raise shell.ClusterError(f"run as root once, or: apt-get install --no-install-recommends {' '.join(names)}")
+        raise shell.ClusterError(
+            f"run as root once, or: apt-get install --no-install-recommends {' '.join(names)}"
+        )
     shell.say(f"installing {' '.join(names)}")
     install(names)
 

@@ -36,7 +36,8 @@ class Authority:
         shell.run([
             "openssl", "req", "-x509", "-new", "-key", self.folder / "ca.key", "-out", self.folder / "ca.crt",
             "-days", DAYS, "-subj", "/CN=evenstream-local",
-            "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
+            "-addext", "basicConstraints=critical,CA:TRUE",
+            "-addext", "keyUsage=critical,keyCertSign,cRLSign",
         ])  # fmt: skip
 
     def key(self, name: str) -> Path:
@@ -53,13 +54,16 @@ class Authority:
         if addresses:
             usage += "subjectAltName=" + ",".join(addresses) + "\n"
         request = self.folder / f"{name}.csr"
-        shell.run(["openssl", "req", "-new", "-key", self.folder / f"{name}.key", "-subj", subject, "-out", request])
+        shell.run(
+            ["openssl", "req", "-new", "-key", self.folder / f"{name}.key", "-subj", subject, "-out", request]
+        )
         with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".ext") as extensions:
             extensions.write(usage)
             extensions.flush()
             shell.run([
-                "openssl", "x509", "-req", "-in", request, "-CA", self.folder / "ca.crt", "-CAkey", self.folder / "ca.key",
-                "-CAcreateserial", "-days", DAYS, "-extfile", extensions.name, "-out", self.folder / f"{name}.crt",
+                "openssl", "x509", "-req", "-in", request, "-out", self.folder / f"{name}.crt", "-days", DAYS,
+                "-CA", self.folder / "ca.crt", "-CAkey", self.folder / "ca.key", "-CAcreateserial",
+                "-extfile", extensions.name,
             ])  # fmt: skip
         request.unlink()
 

@@ -55,7 +55,14 @@ def run(
     shown = " ".join(words)[:200]
     try:
         done = subprocess.run(
-            words, input=stdin, capture_output=True, text=True, timeout=deadline, env=env, cwd=cwd, check=False
+            words,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=deadline,
+            env=env,
+            cwd=cwd,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise ClusterError(f"no end after {deadline:.0f} s: {shown}") from None
@@ -84,7 +91,9 @@ def run_logged(
                 cwd=cwd, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise ClusterError(f"no end after {deadline:.0f} s: {' '.join(words)[:200]} (log: {log})") from None
+            raise ClusterError(
+                f"no end after {deadline:.0f} s: {' '.join(words)[:200]} (log: {log})"
+            ) from None
     if done.returncode != 0:
         raise ClusterError(f"exit {done.returncode}: {' '.join(words)[:200]} (log: {log})\n{tail(log)}")
 

@@ -40,7 +40,11 @@ class Program:
         self.not_before = 0.0
 
     def startable(self) -> bool:
-        return self.process is None and time.monotonic() >= self.not_before and (not self.needs or listens(self.needs))
+        return (
+            self.process is None
+            and time.monotonic() >= self.not_before
+            and (not self.needs or listens(self.needs))
+        )
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -129,7 +133,10 @@ def main(plan_file: str) -> int:
                 program.start()
                 changed = True
         if changed:
-            now = {each.name: {"pid": each.process and each.process.pid, "starts": each.starts} for each in programs}
+            now = {
+                each.name: {"pid": each.process and each.process.pid, "starts": each.starts}
+                for each in programs
+            }
             state.with_suffix(".new").write_text(json.dumps(now))
             state.with_suffix(".new").replace(state)
         time.sleep(POLL)
