@@ -19,6 +19,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
+from sidecar.discovery.frames import Frames, Goaway, NotHttp2Error
 from sidecar.discovery.source import Dial, Transport
 
 # TCP and TLS, on a loaded node too; client-go gives TLS alone 10 s.
@@ -35,8 +36,12 @@ WINDOW_BYTES: Final = 1024 * 1024
 # RFC 9113 section 6.5.2 recommends at least 100; assumed until the server's SETTINGS say what it is.
 STREAMS_BEFORE_SETTINGS: Final = 100
 _RETRY_AFTER_DIGITS: Final = 6
-_FRAME_HEADER: Final = 9  # bytes, RFC 9113 section 4.1
-_SETTINGS: Final = 0x04
+# After a GOAWAY, for lists that are on their way: any other is asked again on the next connection.
+DRAIN_SECONDS: Final = 2.0
+CONNECTING: Final = "connecting"
+LIVE: Final = "live"
+DRAINING: Final = "draining"
+OVER: Final = "over"
 _USER_AGENT: Final = b"evenstream-sidecar"
 
 
@@ -62,17 +67,18 @@ class Owner(Protocol):
     def refused(self, status: int) -> None:
         """A request was answered with this status, 401 or above."""
 
-    def ended(self, reason: str, now: float) -> None:
-        """The connection is over; all exchanges have been told."""
+    def ended(self, reason: str, graceful: bool, now: float) -> None:
+        """The connection is over; all exchanges have been told. `graceful`: the server asked for it."""
 
 
 class _Stream:
-    __slots__ = ("deadline", "endless", "exchange")
+    __slots__ = ("answered", "deadline", "endless", "exchange")
 
     def __init__(self, exchange: Exchange, endless: bool, deadline: float) -> None:
         self.exchange = exchange
         self.endless = endless
         self.deadline = deadline
+        self.answered = False
 
 
 class Target(NamedTuple):
@@ -88,7 +94,7 @@ class Target(NamedTuple):
 
 
 class ApiConnection:
-    """A Handler. `state` is connecting, live or over."""
+    """A Handler. `state` is one of CONNECTING, LIVE, DRAINING (no more requests) and OVER."""
 
     def __init__(self, target: Target, owner: Owner, now: float) -> None:
         self._authority = target.authority.encode()
@@ -98,10 +104,12 @@ class ApiConnection:
         self._streams: dict[int, _Stream] = {}
         self._connect_by = now + CONNECT_SECONDS
         self._ping_answer_by = math.inf
-        self.state = "connecting"
+        self.state = CONNECTING
         self.last_received = math.nan
         self.live_since = math.nan
-        self._first = b""  # what the server sent first
+        self._frames = Frames()
+        self._drained_by = ""
+        self._drain_until = math.inf
         self.succeeded = False  # whether any request was answered 200
         config = h2.config.H2Configuration(client_side=True, header_encoding=None)
         self._h2 = h2.connection.H2Connection(config)
@@ -112,7 +120,7 @@ class ApiConnection:
 
     def dial(self, dial: Dial, tls: ssl.SSLContext | None) -> None:
         transport = dial(self._target.host, self._target.port, self, tls, self._target.server_name)
-        if self.state == "over":  # it was refused within the call
+        if self.state == OVER:  # it was refused within the call
             transport.close()
             return
         self._transport = transport
@@ -121,35 +129,33 @@ class ApiConnection:
     # What the transport says
 
     def connected(self, now: float) -> None:
-        if self.state != "connecting":
+        if self.state != CONNECTING:
             return
-        self.state = "live"
+        self.state = LIVE
         self.live_since = self.last_received = now
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(WINDOW_BYTES)
         self._owner.turn(now)
 
     def received(self, data: bytes, now: float) -> None:
-        if self.state != "live":
+        if self.state not in (LIVE, DRAINING):
             return
         self.last_received = now
         self._ping_answer_by = math.inf
-        if len(self._first) < _FRAME_HEADER:
-            self._first += data[:_FRAME_HEADER]
-            # RFC 9113 section 3.4: SETTINGS come first. h2 would wait for all of an overlong first "frame".
-            if len(self._first) >= _FRAME_HEADER and (self._first[0] or self._first[3] != _SETTINGS):
-                self.end(f"no HTTP/2, it began with {self._first[:_FRAME_HEADER]!r}", now)
-                return
         try:
-            events = self._h2.receive_data(data)
+            for piece in self._frames.feed(data):
+                if isinstance(piece, Goaway):
+                    self._goaway(piece, now)
+                else:
+                    self._feed(piece, now)
+        except NotHttp2Error as error:
+            self.end(str(error), now)
         except h2.exceptions.ProtocolError as error:
             self.end(f"protocol error: {error or type(error).__name__}", now)
-            return
-        for event in events:
-            self._handle(event, now)
-            if self.state != "live":
-                return
-        self._owner.turn(now)
+        if self.state == DRAINING and not self._streams:
+            self.end(self._drained_by, now)
+        if self.state != OVER:
+            self._owner.turn(now)
 
     def lost(self, reason: str, now: float) -> None:
         self._transport = None
@@ -159,7 +165,7 @@ class ApiConnection:
 
     def free_streams(self) -> int:
         """How many more requests the server takes now."""
-        if self.state != "live":
+        if self.state != LIVE:
             return 0
         theirs = self._h2.remote_settings.max_concurrent_streams
         allowed = STREAMS_BEFORE_SETTINGS if theirs >= 2**32 else theirs  # h2's way to say: not told
@@ -188,9 +194,12 @@ class ApiConnection:
             self._reset(stream_id)
 
     def tick(self, now: float) -> None:
-        if self.state == "connecting" and now >= self._connect_by:
+        if self.state == CONNECTING and now >= self._connect_by:
             self.end(f"not connected within {CONNECT_SECONDS:.0f} s", now)
-        if self.state != "live":
+        if self.state not in (LIVE, DRAINING):
+            return
+        if now >= self._drain_until:
+            self.end(self._drained_by, now)
             return
         if now >= self._ping_answer_by:
             self.end(f"no answer to PING within {PING_ANSWER_SECONDS:.0f} s", now)
@@ -206,40 +215,68 @@ class ApiConnection:
 
     def deadline(self) -> float:
         """When `tick` is wanted. Costs a walk over the streams: to be kept by the caller."""
-        if self.state == "connecting":
+        if self.state == CONNECTING:
             return self._connect_by
-        if self.state != "live":
+        if self.state == OVER:
             return math.inf
         ping = self._ping_answer_by
         if ping == math.inf:
             ping = self.last_received + PING_AFTER_SECONDS
-        return min(ping, min((stream.deadline for stream in self._streams.values()), default=math.inf))
+        return min(
+            ping,
+            self._drain_until,
+            min((stream.deadline for stream in self._streams.values()), default=math.inf),
+        )
 
     def flush(self) -> None:
-        if self._transport is not None and self.state == "live":
+        if self._transport is not None and self.state in (LIVE, DRAINING):
             data = self._h2.data_to_send()
             if data:
                 self._transport.write(data)
 
     def end(self, reason: str, now: float) -> None:
         """Give the connection up and tell everybody. Idempotent."""
-        if self.state == "over":
+        if self.state == OVER:
             return
         self.close()
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.exchange.broken(reason, True, now)
-        self._owner.ended(reason, now)
+        self._owner.ended(reason, bool(self._drained_by), now)
 
     def close(self) -> None:
         """Close without telling anybody."""
-        if self.state == "live":
+        if self.state in (LIVE, DRAINING):
             self._h2.close_connection()
             self.flush()
-        self.state = "over"
+        self.state = OVER
         if self._transport is not None:
             self._transport.close()
             self._transport = None
+
+    def _feed(self, frames: bytes, now: float) -> None:
+        if self.state == OVER:
+            return
+        for event in self._h2.receive_data(frames):
+            self._handle(event, now)
+            if self.state == OVER:
+                return
+
+    def _goaway(self, goaway: Goaway, now: float) -> None:
+        """Make no more requests. Lists on their way may end; watches go on over the next connection."""
+        if self.state == OVER:
+            return
+        code = _code(goaway.error_code)
+        reason = f"GOAWAY from the API server ({code})"
+        if goaway.error_code != h2.errors.ErrorCodes.NO_ERROR:
+            self.end(reason, now)
+            return
+        if self.state == LIVE:
+            self.state, self._drained_by, self._drain_until = DRAINING, reason, now + DRAIN_SECONDS
+        for stream_id, stream in list(self._streams.items()):
+            if stream_id > goaway.last_stream_id or (stream.endless and stream.answered):
+                self.cancel(stream_id)
+                stream.exchange.broken(reason, True, now)
 
     def _handle(self, event: h2.events.Event, now: float) -> None:
         if isinstance(event, h2.events.DataReceived):
@@ -253,9 +290,9 @@ class ApiConnection:
         elif isinstance(event, h2.events.StreamReset):
             stream = self._streams.pop(event.stream_id, None)
             if stream is not None:
-                stream.exchange.broken(f"reset by the API server ({_code(event.error_code)})", False, now)
-        elif isinstance(event, h2.events.ConnectionTerminated):
-            self.end(f"GOAWAY from the API server ({_code(event.error_code)})", now)
+                stream.exchange.broken(
+                    f"reset by the API server ({_code(event.error_code or 0)})", False, now
+                )
 
     def _answered(self, event: h2.events.ResponseReceived, now: float) -> None:
         stream = self._streams.get(event.stream_id)
@@ -263,6 +300,8 @@ class ApiConnection:
             return
         headers = dict(event.headers)
         status = _digits(headers.get(b":status", b""))
+        stream.answered = status == 200
+        draining = self.state == DRAINING
         if status == 200:
             self.succeeded = True
         elif status >= 401:
@@ -270,6 +309,9 @@ class ApiConnection:
         stream.deadline = math.inf if stream.endless and status == 200 else now + BODY_SECONDS
         # RFC 9110 section 10.2.3 allows a date too; the API server writes seconds.
         stream.exchange.answered(status, float(_digits(headers.get(b"retry-after", b""))), now)
+        if draining and stream.endless and status == 200:  # it began as the connection was ending
+            self.cancel(event.stream_id)
+            stream.exchange.broken(self._drained_by, True, now)
 
     def _data(self, event: h2.events.DataReceived, now: float) -> None:
         # At once: nothing is held here, and a stalled window would stall every other watch.
@@ -290,6 +332,9 @@ def _digits(value: Any) -> int:
     return int(text) if text.isdigit() and len(text) <= _RETRY_AFTER_DIGITS else 0
 
 
-def _code(code: Any) -> str:
-    """An HTTP/2 error code's name (RFC 9113 section 7)."""
-    return str(getattr(code, "name", None) or code)
+def _code(code: int) -> str:
+    """An HTTP/2 error code's name (RFC 9113 section 7), or its number."""
+    try:
+        return h2.errors.ErrorCodes(code).name
+    except ValueError:
+        return str(code)

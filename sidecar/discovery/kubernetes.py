@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from contract.names import SERVICE_ACCOUNT_DIR
 from sidecar.balance.endpoints import ServicePort, Snapshot
-from sidecar.discovery.apiconnection import ApiConnection, Target
+from sidecar.discovery.apiconnection import LIVE, ApiConnection, Target
 from sidecar.discovery.backoff import Backoff
 from sidecar.discovery.catalog import Emitter, FaultLog
 from sidecar.discovery.resolve import Resolver
@@ -186,7 +186,7 @@ class KubernetesSource:
         return all(self._emit.answered(port) for one in self._watched.values() for port in one.ports)
 
     def status(self, now: float) -> dict[str, Any]:
-        """`state`: idle, connecting, live or backing-off. `age_seconds`: since the API server was last heard;
+        """`state`: idle, connecting, live, draining or backing-off. `age_seconds`: since the API server was last heard;
         null if it never was."""
         state = self._connection.state if self._connection is not None else "idle"
         if self._connection is None and self._wants_anything():
@@ -227,12 +227,14 @@ class KubernetesSource:
         for one in self._watched.values():
             if one.slices.changed or one.service.changed:
                 self._announce(one, now)
+        if self._connection is not None and self._connection.succeeded:
+            self._faults.clear()
         late = self._resolver.expire(now)
         self._connect_if_wanted(now)
         for stream in late:
             if self._connection is not None:
                 self._connection.cancel(stream)
-        if self._connection is not None and self._connection.state == "live":
+        if self._connection is not None and self._connection.state == LIVE:
             self._request(now)
             self._connection.flush()
         elif self._connection is None:
@@ -243,7 +245,7 @@ class KubernetesSource:
         if status == 401 and self._token is not None:
             self._token.reject()
 
-    def ended(self, reason: str, now: float) -> None:
+    def ended(self, reason: str, graceful: bool, now: float) -> None:
         connection, self._connection = self._connection, None
         for one in self._watched.values():
             one.streams.clear()  # the next connection counts its streams from 1 again
@@ -251,7 +253,11 @@ class KubernetesSource:
             if connection.succeeded and now - connection.live_since >= STEADY_SECONDS:
                 self._backoff.reset()
             self._heard_at = max(self._heard_at, connection.last_received, key=_nan_first)
-        self._retry_later(f"API server {self._server.host}:{self._server.port}: {reason}", now)
+        if graceful:  # as it does with each 401 and when it shuts down: no fault of its own
+            _log.info("API server: %s; connecting again", reason)
+            self._connect_at = now + self._backoff.next()
+        else:
+            self._retry_later(f"API server {self._server.host}:{self._server.port}: {reason}", now)
         self.turn(now)
 
     # Connecting
@@ -330,7 +336,7 @@ class KubernetesSource:
         if connection is None:
             return self._connect_at if self._wants_anything() else math.inf
         due = min(connection.deadline(), self._resolver.deadline())
-        if connection.state != "live":
+        if connection.state != LIVE:
             return due
         return min(due, *(r.deadline() for one in self._watched.values() for r in one.reflectors()), math.inf)
 
@@ -356,7 +362,7 @@ class KubernetesSource:
         return max(self._heard_at, heard, key=_nan_first)
 
     def _last_error(self) -> str:
-        if self._connection is None or self._connection.state != "live":
+        if self._faults.last and (self._connection is None or self._connection.state != LIVE):
             return self._faults.last
         reflectors = [r for one in self._watched.values() for r in one.reflectors()]
         return next((r.faults.last for r in reflectors if r.faults.last), self._resolver.faults.last)

@@ -56,10 +56,10 @@ class PeerChannel(Channel):
             if peer.gone:
                 self._plane.close(self, now)
             return
-        data = peer.take_output()
-        if data:
+        pieces = peer.take_output()
+        if pieces:
             before = len(self._unsent)
-            self.write(data)
+            self.write_pieces(pieces)
             unsent: i64 = len(self._unsent)
             if unsent or before:
                 self._plane.engine.socket_state(peer, unsent, now)

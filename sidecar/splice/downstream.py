@@ -133,7 +133,7 @@ class Downstream(Peer):
 
     def answered(self) -> None:
         """A stream of this client's was answered to its end: it is no mere nuisance."""
-        self._resets.earn()
+        self._resets.earn(1.0)
 
     def abandon(self) -> None:
         """The client is gone: what it asked for is cancelled at the backends."""

@@ -207,7 +207,7 @@ class Peer(Connection):
     def _pump_one(self, stream: Stream, half: Half) -> bool:
         """Write one held piece, or as much of it as credit allows. False: nothing could be written."""
         held = half.held
-        if held is None or self.unsent >= OUTPUT_HIGH or i64(len(self.out)) >= OUTPUT_HIGH:
+        if held is None or self.unsent >= OUTPUT_HIGH or self.output_size() >= OUTPUT_HIGH:
             return False
         payload = held[0]
         size: i64 = len(payload)

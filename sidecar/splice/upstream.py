@@ -182,7 +182,7 @@ class Upstream(Peer):
     def forget(self, stream: Stream) -> None:
         """Both halves are over on this side."""
         if self.streams.pop(stream.up_id, None) is not None:
-            self._resets.earn()
+            self._resets.earn(1.0)
             self._one_less()
 
     def _one_less(self) -> None:

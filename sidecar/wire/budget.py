@@ -29,7 +29,8 @@ class Budget:
         self._level -= 1.0
         return True
 
-    def earn(self) -> None:
-        """Give one back, for something useful done."""
-        if self._level < self._most:
-            self._level += 1.0
+    def earn(self, amount: float) -> None:
+        """Give some back, for something useful done."""
+        self._level += amount
+        if self._level > self._most:
+            self._level = self._most

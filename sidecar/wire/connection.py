@@ -35,8 +35,14 @@ CONNECTION_WINDOW: Final[i64] = 16_777_216
 # in either direction earn them back, so only a peer that does little else ever runs out.
 NUISANCE_BUDGET: Final[i64] = 1000
 NUISANCE_PER_SECOND: Final = 100.0
+# For one frame of use a peer may answer with credit for the stream and for the connection, and probe with a PING.
+EARNED_PER_FRAME: Final = 4.0
 # Output a peer caused and does not read: acknowledgements, resets, headers. DATA is bounded by credit.
 MAX_UNREAD_OUTPUT: Final[i64] = 4_194_304
+
+# From here on a payload goes to the socket as it is rather than being copied behind its header: about where
+# one more entry in a gathering write is cheaper than two copies.
+LARGE_PAYLOAD: Final[i64] = 4096
 
 _PREFACE: Final = frames.PREFACE
 
@@ -55,6 +61,8 @@ class Connection:
 
     def __init__(self, memo: BlockMemo, is_server: bool, max_streams: i64) -> None:
         self.out = BytesWriter()
+        self._pieces: list[bytes] = []  # of the output, ahead of `out`: large payloads as they came
+        self._pieces_size: i64 = 0
         self.now: float = 0.0
         self.is_server: bool = is_server
         # Set once nothing more is to be said: flush the output, then close.
@@ -227,7 +235,7 @@ class Connection:
         if stop == start and not ends:
             self._count_nuisance("empty DATA")
         elif length > 0:
-            self.nuisance.earn()
+            self.nuisance.earn(EARNED_PER_FRAME)
         self.data_received(stream_id, data[start:stop], length, ends)
 
     def _headers_frame(self, data: bytes, body: i64, length: i64, flags: i64, stream_id: i64) -> None:
@@ -397,15 +405,21 @@ class Connection:
             self._update_owed = False
             block = SIZE_UPDATE_TO_ZERO + block
         frames.write_block(self.out, stream_id, block, end_stream)
-        self.nuisance.earn()
+        self.nuisance.earn(EARNED_PER_FRAME)
 
     def write_data(self, stream_id: i64, payload: bytes, end_stream: bool) -> None:
         """The caller has taken the payload (at most a frame) from both windows."""
         size: i64 = len(payload)
         frames.write_header(self.out, size, frames.DATA, frames.END_STREAM if end_stream else 0, stream_id)
-        if size:
+        if size >= LARGE_PAYLOAD:
+            ahead = self.out.getvalue()
+            self.out.truncate(0)
+            self._pieces.append(ahead)
+            self._pieces.append(payload)
+            self._pieces_size += len(ahead) + size
+        elif size:
             self.out.write(payload)
-        self.nuisance.earn()
+        self.nuisance.earn(EARNED_PER_FRAME)
 
     def replenish(self) -> None:
         """Grow the connection's receive window again by what is not held here."""
@@ -414,11 +428,20 @@ class Connection:
             self.receive_window += grant
             frames.write_window_update(self.out, 0, grant)
 
-    def take_output(self) -> bytes:
-        """What is to be written, once."""
-        data = self.out.getvalue()
-        self.out.truncate(0)
-        return data
+    def output_size(self) -> i64:
+        """Octets that `take_output` would give."""
+        return self._pieces_size + i64(len(self.out))
+
+    def take_output(self) -> list[bytes]:
+        """What is to be written, once, in pieces; empty if there is nothing."""
+        pieces = self._pieces
+        if len(self.out):
+            pieces.append(self.out.getvalue())
+            self.out.truncate(0)
+        if pieces:
+            self._pieces = []
+            self._pieces_size = 0
+        return pieces
 
 
 def _u32(data: bytes, at: i64) -> i64:
