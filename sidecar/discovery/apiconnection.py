@@ -156,6 +156,7 @@ class ApiConnection:
             self.end(self._drained_by, now)
         if self.state != OVER:
             self._owner.turn(now)
+            self.flush()
 
     def lost(self, reason: str, now: float) -> None:
         self._transport = None

@@ -238,7 +238,7 @@ class KubernetesSource:
             self._request(now)
             self._connection.flush()
         elif self._connection is None:
-            self._resolver.unreachable()
+            self._resolver.unreachable(self._connect_at)
         self._due = self._next_deadline()
 
     def refused(self, status: int) -> None:
@@ -334,7 +334,7 @@ class KubernetesSource:
     def _next_deadline(self) -> float:
         connection = self._connection
         if connection is None:
-            return self._connect_at if self._wants_anything() else math.inf
+            return min(self._connect_at, self._resolver.deadline()) if self._wants_anything() else math.inf
         due = min(connection.deadline(), self._resolver.deadline())
         if connection.state != LIVE:
             return due

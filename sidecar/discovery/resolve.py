@@ -157,10 +157,11 @@ class Resolver:
             self.failed(one, "no answer in time", now)
         return [one.stream for one in late if one.stream]
 
-    def unreachable(self) -> None:
-        """There is no API server for now: nobody waits for it."""
+    def unreachable(self, until: float) -> None:
+        """There is no API server before `until`: nobody waits for what cannot come in time."""
         for one in list(self._waiting.values()):
-            self._give_up(one)
+            if one.answer_by <= until:
+                self._give_up(one)
 
     def found(self, lookup: Lookup, service: ServiceInfo | None, now: float) -> None:
         self._remembered.pop(lookup.host, None)

@@ -19,6 +19,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
+from hyperframe.frame import GoAwayFrame
 
 from sidecar.balance.endpoints import ServicePort, Snapshot
 from sidecar.discovery.kubernetes import ApiServer, KubernetesSource
@@ -99,10 +100,10 @@ class Connection:
         if data and self.open:
             self.server.world.deliver(self, data)
 
-    def goaway(self) -> None:
-        self.h2.close_connection()
+    def goaway(self, code: int = 0, last: int = 2**31 - 1) -> None:
+        """As Go does it: what is open goes on, and the client is to make no more requests."""
         self.flush()
-        self.server.forget(self, None)
+        self.server.world.deliver(self, GoAwayFrame(0, last, code).serialize())
 
     def drop(self, reason: str = "connection reset by peer") -> None:
         if self.open:
@@ -217,6 +218,7 @@ class FakeApiServer:
                 fault(connection, stream)
                 return
         if authorization.removeprefix("Bearer ") not in self.tokens:
+            connection.goaway()  # the real one says Connection: close with each 401
             connection.respond(stream, 401, _status(401, "Unauthorized"))
         elif any(path.startswith(prefix) for prefix in self.forbidden):
             connection.respond(stream, 403, _status(403, "services is forbidden: User cannot list"))

@@ -357,6 +357,7 @@ def test_a_rotated_token_is_read_again_after_a_401(world: World) -> None:
     world.server.tokens = {"new"}
     world.token.write_text("new")
     assert only(world.watch(GREETER)) == ["10.0.0.1"]
+    world.advance(30)
     world.server.tokens = {"newer"}
     new = world.token.with_suffix(".new")
     new.write_text("newer")
@@ -364,7 +365,7 @@ def test_a_rotated_token_is_read_again_after_a_401(world: World) -> None:
     world.advance(5)
     world.server.end_watches()
     world.server.put(one("10.0.0.2"))
-    assert only(world.settle()) == ["10.0.0.2"]
+    assert only(world.advance(backoff.FIRST_SECONDS)) == ["10.0.0.2"]
     assert "Bearer newer" in world.server.authorizations
     assert world.state() == "live"
 
@@ -508,6 +509,45 @@ def test_a_lost_connection_is_replaced_and_the_watches_go_on(world: World, end: 
     assert all("watch=1" in path for path in world.server.requests[before:])
     assert len(world.server.watches) == 2
     assert world.counter("relists") == 0
+
+
+def test_goaway_lets_a_list_on_its_way_end_and_takes_the_watches_along(world: World) -> None:
+    world.server.put(service("orders", ip="10.96.0.11"))
+    world.watch(GREETER)
+    world.advance(30)
+    held: list[int] = []
+    world.server.misbehave("orders", lambda c, s: held.append(s))
+    world.watch(ServicePort("default", "orders", 50051))
+    (connection,) = world.server.connections
+    connection.goaway()
+    world.settle()
+    assert world.state() == "draining"
+    assert world.server.watches == []
+    listing = {"metadata": {"resourceVersion": "104"}, "items": []}
+    connection.respond(held[0], 200, json.dumps(listing).encode())
+    connection.flush()
+    world.advance(1)
+    lists = [p for p in requests(world, "orders") if "watch" not in p]
+    assert len(lists) == 2  # its slices and itself, neither asked twice
+    assert len(world.server.watches) == 4
+    assert world.counter("relists") == 0
+    assert world.server.dials == 2
+    assert world.last_error() == ""
+
+
+def test_goaway_with_an_answer_that_never_comes(world: World) -> None:
+    world.server.misbehave(SLICES, lambda c, s: None)
+    world.watch(GREETER)
+    world.server.connections[0].goaway()
+    assert only(world.advance(apiconnection.DRAIN_SECONDS + backoff.FIRST_SECONDS)) == ["10.0.0.1"]
+
+
+@pytest.mark.parametrize(("code", "last"), [(0, 0), (11, 2**31 - 1)], ids=["nothing taken", "too much calm"])
+def test_goaway_that_ends_everything(world: World, code: int, last: int) -> None:
+    world.server.misbehave(SLICES, lambda c, s: None)
+    world.watch(GREETER)
+    world.server.connections[0].goaway(code, last)
+    assert only(world.advance(backoff.FIRST_SECONDS)) == ["10.0.0.1"]
 
 
 def test_what_is_known_stays_while_the_api_server_is_away(world: World) -> None:
@@ -766,7 +806,8 @@ def test_a_question_retries_with_a_new_token(world: World) -> None:
     world.token.write_text("new")
     world.server.put(service("late", ip="10.96.0.50"))
     world.settle()
-    (answer,) = world.resolve("10.96.0.50", 50051)
+    world.source.resolve("10.96.0.50", 50051, world.now)
+    (answer,) = world.advance(backoff.FIRST_SECONDS)
     assert answer.service == ServicePort("default", "late", 50051)
 
 
@@ -775,8 +816,10 @@ def test_an_answer_outlives_the_api_server(world: World) -> None:
     world.advance(30)
     world.server.stop()
     world.advance(3600)
-    assert [e.service for e in world.resolve("10.96.0.10", 50051)] == [GREETER]
-    assert [e.failed for e in world.resolve("10.96.0.99", 50051)] == [True]
+    world.source.resolve("10.96.0.10", 50051, world.now)
+    assert [e.service for e in world.advance(ANSWER_SECONDS)] == [GREETER]
+    world.source.resolve("10.96.0.99", 50051, world.now)
+    assert [e.failed for e in world.advance(ANSWER_SECONDS)] == [True]
 
 
 def test_questions_are_bounded(world: World) -> None:
