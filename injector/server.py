@@ -75,7 +75,15 @@ class Trust(Protocol):
 class Server:
     """Answers on `host`:`port`. Empty host: every address; API server and kubelet come to the pod's."""
 
-    def __init__(self, host: str, port: int, certificates: Certificates, trust: Trust) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        certificates: Certificates,
+        trust: Trust,
+        refresh_seconds: float = REFRESH_SECONDS,
+    ) -> None:
+        self._refresh_seconds = refresh_seconds
         self._host = host
         self._port = port
         self._certificates = certificates
@@ -91,17 +99,17 @@ class Server:
         app = aiohttp.web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
-        app.router.add_post(MUTATE_PATH, lambda request: self._mutate(request, answer))
-        runner = aiohttp.web.AppRunner(app, handle_signals=False, access_log=None)
+
+        async def mutate(request: aiohttp.web.Request) -> aiohttp.web.Response:
+            return await self._mutate(request, answer)
+
+        app.router.add_post(MUTATE_PATH, mutate)
+        runner = aiohttp.web.AppRunner(
+            app, handle_signals=False, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS
+        )
         await runner.setup()
         try:
-            site = aiohttp.web.TCPSite(
-                runner,
-                self._host or None,
-                self._port,
-                ssl_context=self._context,
-                shutdown_timeout=SHUTDOWN_SECONDS,
-            )
+            site = aiohttp.web.TCPSite(runner, self._host or None, self._port, ssl_context=self._context)
             await site.start()
             self.listening = runner.addresses[0][:2]
             self._ready = True
@@ -109,11 +117,13 @@ class Server:
             # kopf wants a client configuration to put into an object it manages; here it manages none.
             yield {"url": f"https://localhost:{self.listening[1]}{MUTATE_PATH}"}
             while True:
-                await asyncio.sleep(REFRESH_SECONDS)
+                await asyncio.sleep(self._refresh_seconds)
                 try:
                     await self._refresh()
                 except (ApiError, certs.ConflictError) as error:
-                    _log.warning("certificate not checked, trying again in %s s: %s", REFRESH_SECONDS, error)
+                    _log.warning(
+                        "certificate not checked, trying again in %s s: %s", self._refresh_seconds, error
+                    )
         finally:
             self._ready = False
             await runner.cleanup()

@@ -1,0 +1,105 @@
+"""What stands in manifests/ and the Dockerfiles agrees with what the programs take for granted."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import injector.__main__ as program
+from contract import names
+from injector import server
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def objects() -> dict[tuple[str, str], dict[str, Any]]:
+    """By kind and name, from the files that kustomization.yaml lists."""
+    folder = ROOT / "manifests"
+    found = {}
+    for name in yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]:
+        for thing in yaml.safe_load_all((folder / name).read_text()):
+            found[thing["kind"], thing["metadata"]["name"]] = thing
+    return found
+
+
+def test_every_file_is_listed():
+    folder = ROOT / "manifests"
+    listed = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    named = {*listed["resources"], *listed["configurations"], "kustomization.yaml"}
+    assert {path.name for path in folder.glob("*.yaml")} == named
+
+
+def test_the_webhook_is_called_where_the_injector_listens(objects):
+    (webhook,) = objects["MutatingWebhookConfiguration", program.WEBHOOK_CONFIGURATION]["webhooks"]
+    assert webhook["name"] == program.WEBHOOK
+    service = webhook["clientConfig"]["service"]
+    assert (service["name"], service["namespace"]) == (program.SERVICE, names.SYSTEM_NAMESPACE)
+    assert service["path"] == server.MUTATE_PATH
+    (port,) = objects["Service", program.SERVICE]["spec"]["ports"]
+    assert port["port"] == service["port"]
+    (container,) = objects["Deployment", program.SERVICE]["spec"]["template"]["spec"]["containers"]
+    assert container["ports"] == [{"name": port["targetPort"], "containerPort": program.SERVE_PORT}]
+
+
+def test_only_pods_that_ask_reach_it_and_it_blocks_nobody(objects):
+    (webhook,) = objects["MutatingWebhookConfiguration", program.WEBHOOK_CONFIGURATION]["webhooks"]
+    (condition,) = webhook["matchConditions"]
+    assert f"'{names.INJECT_ANNOTATION}' in object.metadata.annotations" in condition["expression"]
+    assert (webhook["failurePolicy"], webhook["sideEffects"]) == ("Ignore", "None")
+    assert webhook["reinvocationPolicy"] == "IfNeeded"
+    assert webhook["timeoutSeconds"] <= server.READ_TIMEOUT_SECONDS
+    (expression,) = webhook["namespaceSelector"]["matchExpressions"]
+    assert set(expression["values"]) == {"kube-system", names.SYSTEM_NAMESPACE}
+
+
+def test_the_rights_name_the_objects_that_the_injector_uses(objects):
+    rules = objects["Role", program.SERVICE]["rules"] + objects["ClusterRole", program.SERVICE]["rules"]
+    named = {name for rule in rules for name in rule.get("resourceNames", [])}
+    assert named == {program.SECRET, program.WEBHOOK_CONFIGURATION}
+    unnamed = [rule for rule in rules if "resourceNames" not in rule]
+    assert [(rule["resources"], rule["verbs"]) for rule in unnamed] == [(["secrets"], ["create"])]
+
+
+def test_the_sidecars_image_is_the_contracts_default(objects):
+    (container,) = objects["Deployment", program.SERVICE]["spec"]["template"]["spec"]["containers"]
+    environment = {one["name"]: one.get("value") for one in container["env"]}
+    assert environment[program.IMAGE_VARIABLE] == names.DEFAULT_SIDECAR_IMAGE
+
+
+def test_the_grace_covers_the_pause_and_the_requests_under_way(objects):
+    pod = objects["Deployment", program.SERVICE]["spec"]["template"]["spec"]
+    _, pause = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert pod["terminationGracePeriodSeconds"] > int(pause) + server.SHUTDOWN_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "uid"), [("Dockerfile.sidecar", names.SIDECAR_UID), ("Dockerfile.injector", 15016)]
+)
+def test_images_run_as_a_numbered_user_and_fetch_no_frontend(dockerfile: str, uid: int):
+    text = (ROOT / dockerfile).read_text()
+    assert f"\nUSER {uid}:{uid}\n" in text
+    # A frontend named there would be fetched from a registry, which not every build machine reaches.
+    assert not re.search(r"^#\s*syntax\s*=", text, re.MULTILINE)
+    assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"python:3.13-slim"}
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, which has kustomize in it")
+def test_kustomizes_images_reach_both_images(tmp_path: Path):
+    shutil.copytree(ROOT / "manifests", tmp_path / "manifests")
+    shutil.copy(ROOT / "manifests" / "images-in-environment.yaml", tmp_path)
+    images = [
+        {"name": f"evenstream-{name}", "newName": f"registry.example/{name}", "newTag": "1.0"}
+        for name in ("injector", "sidecar")
+    ]
+    overlay = {"resources": ["manifests"], "configurations": ["images-in-environment.yaml"], "images": images}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    done = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "image: registry.example/injector:1.0" in done.stdout
+    assert "value: registry.example/sidecar:1.0" in done.stdout
+    assert ":dev" not in done.stdout
