@@ -23,9 +23,15 @@ environment:
 It runs as root on Linux. The first `up` compiles for 5 to 15 minutes and needs Go; a later one takes
 seconds."""
 
+PASS_THROUGH = ("exec", "kubectl")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # argparse would take the options of another program for its own.
+    own = words[:1] if words[:1] and words[0] in PASS_THROUGH else words
+    options = parser().parse_args(own)
+    options.words = words[len(own) :]
     try:
         return int(options.run(options) or 0)
     except shell.ClusterError as error:
@@ -61,10 +67,8 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("name", nargs="*", help="only these")
     each = command("load", load, "copy images from Docker into the cluster")
     each.add_argument("image", nargs="+")
-    each = command("exec", enter, "run a command in the local cluster's namespaces (ip, iptables, ps, ...)")
-    each.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND ...")
-    each = command("kubectl", kubectl, "run kubectl against the cluster; there is one in the cache")
-    each.add_argument("words", nargs=argparse.REMAINDER, metavar="ARGUMENT ...")
+    command("exec", enter, "run a command in the local cluster's namespaces (ip, iptables, ps, ...)")
+    command("kubectl", kubectl, "run kubectl against the cluster; there is one in the cache")
     command("docker-env", docker_env, "start Docker if needed and print the variables that reach it")
     each = command(
         "apiserver-up", apiserver_up, "start etcd and kube-apiserver alone, without root; prints JSON"
