@@ -92,17 +92,44 @@ def serve(stack: stacks.Stack, build: Path, folder: Path, *, direct: bool) -> It
         yield Target(between.port, (between.program, *servers), between)
 
 
+class Running:
+    """The one set of programs that runs now. Tests of one server stack follow each other, so keeping the last
+    set is enough; pytest itself would start a parametrised session fixture anew for every row."""
+
+    def __init__(self, builds: Builds, tmp_path_factory: pytest.TempPathFactory) -> None:
+        self._builds = builds
+        self._factory = tmp_path_factory
+        self._key: tuple[str, str] | None = None
+        self._stack = contextlib.ExitStack()
+        self._target: Target | None = None
+
+    def get(self, path: str, name: str) -> Target:
+        alive = self._target is not None and all(program.alive() for program in self._target.watched)
+        if self._target is None or self._key != (path, name) or not alive:
+            self.stop()
+            stack = stacks.SERVERS[name]
+            build = self._builds(stack.recipe)
+            folder = self._factory.mktemp(f"{path}-{name}")
+            self._target = self._stack.enter_context(serve(stack, build, folder, direct=path == "direct"))
+            self._key = (path, name)
+        return self._target
+
+    def stop(self) -> None:
+        self._target = self._key = None
+        self._stack.close()
+
+
 @pytest.fixture(scope="session")
-def target(
-    request: pytest.FixtureRequest, builds: Builds, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Target]:
-    """Indirectly parametrised with (path, server stack); kept while tests of the same follow each other."""
-    path, name = request.param
-    stack = stacks.SERVERS[name]
-    build = builds(stack.recipe)
-    folder = tmp_path_factory.mktemp(f"{path}-{name}")
-    with serve(stack, build, folder, direct=path == "direct") as running:
-        yield running
+def running(builds: Builds, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    found = Running(builds, tmp_path_factory)
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest, running: Running) -> Target:
+    """Indirectly parametrised with (path, server stack)."""
+    return running.get(*request.param)
 
 
 @pytest.fixture
@@ -127,12 +154,6 @@ def watched(target: Target, request: pytest.FixtureRequest) -> Iterator[Callable
         )
 
 
-@functools.cache
-def target_key(path: str, server: str) -> tuple[str, str]:
-    """One object for equal keys: pytest keeps a session fixture while its parameter is the same object."""
-    return path, server
-
-
 def _group(server: str) -> pytest.MarkDecorator:
     return pytest.mark.xdist_group(f"interop-{server}")
 
@@ -142,13 +163,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     path = "direct" if metafunc.config.getoption("interop_direct", default=False) else "sidecar"
     if "case" not in metafunc.fixturenames:
         if "target" in metafunc.fixturenames:
-            servers = [pytest.param(target_key(path, s), id=s, marks=_group(s)) for s in stacks.SERVERS]
+            servers = [pytest.param((path, s), id=s, marks=_group(s)) for s in stacks.SERVERS]
             metafunc.parametrize("target", servers, indirect=True)
         return
     rows = [
         pytest.param(
             client.name,
-            target_key(path, server.name),
+            (path, server.name),
             case,
             id=f"{path}-{client.name}-{server.name}-{case}",
             marks=[

@@ -236,14 +236,16 @@ def client_compressed_unary(stub: Stub, probe: bool) -> None:
 
 
 def client_compressed_streaming(stub: Stub) -> None:
+    # C-core leaves a message as it is when compression would not make it smaller: no short ones here.
+    sizes = (27182, 45904)
     requests = [
         pb.StreamingInputCallRequest(payload=payload(size), expect_compressed=pb.BoolValue(value=True))
-        for size in STREAM_REQUEST_SIZES
+        for size in sizes
     ]
     response = stub.StreamingInputCall(
         iter(requests), compression=grpc.Compression.Gzip, timeout=CASE_TIMEOUT
     )
-    want_equal("aggregated size", response.aggregated_payload_size, sum(STREAM_REQUEST_SIZES))
+    want_equal("aggregated size", response.aggregated_payload_size, sum(sizes))
 
 
 def server_compressed_unary(stub: Stub) -> None:
