@@ -61,7 +61,7 @@ class PeerChannel(Channel):
             before = len(self._unsent)
             self.write_pieces(pieces)
             unsent: i64 = len(self._unsent)
-            if unsent or before:
+            if unsent or before or peer.has_waiting():
                 self._plane.engine.socket_state(peer, unsent, now)
         if peer.finished:
             self._plane.close(self, now)

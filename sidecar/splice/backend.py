@@ -51,18 +51,19 @@ class Backend(Member):
         self.last_error: str = ""
         self._context = context
         self._dialling: Upstream | None = None
-        self._ready_at: float = 0.0
         self._failures: i64 = 0  # in a row
+        # Out of rotation while any of these is set.
         self._backing_off: bool = False
+        self._impatient: bool = False  # a dial takes too long to wait for
+        self._full: bool = False  # all connections there may be have all streams they may have
 
     def state(self) -> str:
         if self.retired:
             return DRAINING
         if self._backing_off:
             return BACKOFF
-        for upstream in self.upstreams:
-            if upstream.peer_ready and not upstream.draining:
-                return READY
+        if self._connected():
+            return READY
         return CONNECTING if self._dialling is not None else IDLE
 
     def take(self, stream: Stream) -> None:
@@ -81,10 +82,15 @@ class Backend(Member):
         upstream.send(stream)
 
     def dial_if_needed(self) -> None:
+        """Open a connection if there is none, or if none has room for what waits."""
         if self._dialling is not None or self._backing_off or self.retired:
             return
         usable = [u for u in self.upstreams if not u.draining]
-        if usable and (not self.pending or len(usable) >= MAX_CONNECTIONS):
+        if usable and not self.pending:
+            return
+        if len(usable) >= MAX_CONNECTIONS:
+            self._full = True
+            self._rotate()
             return
         upstream = Upstream(self._context.memo, self._context.touched, self)
         self._dialling = upstream
@@ -94,14 +100,26 @@ class Backend(Member):
         self._context.after(CONNECT_TIMEOUT, _ConnectTimeout(self, upstream))
         self._context.after(CONNECT_PATIENCE, _PatienceOver(self, upstream))
 
+    def _rotate(self) -> None:
+        """Be in rotation, or out of it with what waits here picked again."""
+        if self._backing_off or self._impatient or self._full:
+            self.service.suspended(self)
+        else:
+            self.service.resumed(self)
+
+    def _connected(self) -> bool:
+        return any(u.peer_ready and not u.draining for u in self.upstreams)
+
     # --- from its connections --------------------------------------------------------------------
 
     def settings_received(self, upstream: Upstream) -> None:
         """Its first SETTINGS make a connection usable; later ones may give it more room."""
         if upstream is self._dialling:
             self._dialling = None
-            self._ready_at = self._context.now
-            self.service.connected(self)
+            upstream.ready_at = self._context.now
+            self._impatient = False
+            self._backing_off = False
+            self._rotate()
         self.room_again(upstream)
 
     def room_again(self, upstream: Upstream) -> None:
@@ -109,6 +127,9 @@ class Backend(Member):
             stream = next(iter(self.pending))
             del self.pending[stream]
             self._send(upstream, stream)
+        if self._full and upstream.has_room():
+            self._full = False
+            self._rotate()
         if self.pending:
             self.dial_if_needed()
 
@@ -117,31 +138,35 @@ class Backend(Member):
         if upstream is self._dialling:
             self._dialling = None
         if not self.retired:
-            self.dial_if_needed()
+            self._one_less(upstream, "sent GOAWAY")
 
     def lost(self, upstream: Upstream, why: str) -> None:
         """The connection is gone, or was never made."""
         if upstream not in self.upstreams:
             return
         self.upstreams.remove(upstream)
-        context = self._context
-        was_dial = upstream is self._dialling
-        if was_dial:
+        if upstream is self._dialling:
             self._dialling = None
             self.connect_failures += 1
         if self.retired:
             self.service.backend_idle(self)
-            return
-        if upstream.draining:
+        elif not upstream.draining:
+            self._one_less(upstream, why)
+
+    def _one_less(self, upstream: Upstream, why: str) -> None:
+        """Dial again, at once if the connection had served for a while, else after a wait."""
+        self._full = False
+        now = self._context.now
+        if upstream.ready_at >= 0.0 and now - upstream.ready_at >= SETTLED_AFTER:
+            self._failures = 0
+            self._rotate()
             self.dial_if_needed()
             return
         self.last_error = why
-        if not was_dial and context.now - self._ready_at >= SETTLED_AFTER:
-            self._failures = 0
-            self.dial_if_needed()
-            return
         self._failures += 1
-        if not any(u.peer_ready and not u.draining for u in self.upstreams):
+        if self._connected():
+            self._rotate()
+        else:
             self._back_off()
 
     def _back_off(self) -> None:
@@ -149,15 +174,19 @@ class Backend(Member):
         wait *= 1.0 + BACKOFF_JITTER * (2.0 * self._context.random.random() - 1.0)
         self._backing_off = True
         self._context.after(wait, _BackoffOver(self))
-        self.service.suspended(self)
+        self._rotate()
 
     def backoff_over(self) -> None:
-        self._backing_off = False
-        self.dial_if_needed()
+        """Try again. Still out of rotation, until it is connected."""
+        if self._backing_off:
+            self._backing_off = False
+            self._impatient = True
+            self.dial_if_needed()
 
     def patience_over(self, upstream: Upstream) -> None:
-        if upstream is self._dialling and not any(u.peer_ready and not u.draining for u in self.upstreams):
-            self.service.suspended(self)
+        if upstream is self._dialling and not self._connected():
+            self._impatient = True
+            self._rotate()
 
     def connect_timeout(self, upstream: Upstream) -> None:
         if upstream is self._dialling:

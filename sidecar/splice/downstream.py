@@ -24,6 +24,7 @@ MAX_STREAMS: Final[i64] = 10_000
 # Streams a client may reset (CVE-2023-44487, rapid reset). An answered stream earns one back.
 RESETS: Final[i64] = 1000
 RESETS_PER_SECOND: Final = 100.0
+RAPID_RESET_AGE: Final = 1.0
 # Streams a client may make us reset by breaking rules (CVE-2025-8671, MadeYouReset). Honest clients never do.
 FAULTS: Final[i64] = 100
 FAULTS_PER_SECOND: Final = 10.0
@@ -78,7 +79,7 @@ class Downstream(Peer):
     def _later_headers(self, stream_id: i64, block: Block, end_stream: bool) -> None:
         stream = self.streams.get(stream_id)
         if stream is None:
-            kind = self._tombstones.get(stream_id, 0)
+            kind = self.epitaph(stream_id)
             if kind == RESET_BY_US:
                 return
             if kind == RESET_BY_PEER:
@@ -110,7 +111,9 @@ class Downstream(Peer):
             self.service.cancelled(stream, frames.CANCEL)
 
     def stream_reset(self, stream: Stream, code: i64) -> None:
-        if not self._resets.spend(self.now):
+        # Rapid is what was opened a moment ago and is not answered; giving up the rest is a client's right.
+        young = self.now - stream.opened_at < RAPID_RESET_AGE and stream.response.state == states.OPEN
+        if young and not self._resets.spend(self.now):
             raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too many streams reset")
         self.service.cancelled(stream, code)
 

@@ -20,8 +20,11 @@ from sidecar.splice.peer import Peer
 from sidecar.splice.service import Service
 from sidecar.splice.stats import Totals
 from sidecar.splice.upstream import Upstream
+from sidecar.wire import frames
 from sidecar.wire.blocks import BlockMemo
 
+# A client has its preface and SETTINGS ready when it connects; ten seconds allow for a machine that swaps.
+HANDSHAKE_TIMEOUT: Final = 10.0
 # A client answers the PING of a graceful GOAWAY in a round trip; one that does not is told all the same.
 DRAIN_GRACE: Final = 1.0
 
@@ -67,7 +70,12 @@ class Engine:
         service.downstreams += 1
         self.downstreams[downstream] = None
         downstream.touch()
+        context.after(HANDSHAKE_TIMEOUT, _HandshakeOver(downstream))
         service.connect()
+        if self.draining:
+            # An application on its way out may still have a last call to make; it is told at once not to stay.
+            downstream.drain()
+            context.after(DRAIN_GRACE, _DrainGraceOver(self))
         return downstream
 
     def connected(self, upstream: Upstream, now: float) -> None:
@@ -147,16 +155,29 @@ class Engine:
         """Octets of DATA taken from one side and not yet written to the other."""
         held: i64 = 0
         for downstream in self.downstreams:
-            held += downstream.held_from
+            held += downstream.held_for + downstream.held_back
         for service in self.services.values():
             for backend in [*service.backends.values(), *service.retiring]:
                 for upstream in backend.upstreams:
-                    held += upstream.held_from
+                    held += upstream.held_for
         return held
 
     def open_streams(self) -> int:
         """Streams not yet over on the clients' side."""
         return sum(len(downstream.streams) for downstream in self.downstreams)
+
+
+@final
+class _HandshakeOver(Timer):
+    def __init__(self, downstream: Downstream) -> None:
+        super().__init__()
+        self._downstream = downstream
+
+    def fire(self) -> None:
+        downstream = self._downstream
+        if not downstream.peer_ready and not downstream.finished:
+            downstream.fail(frames.SETTINGS_TIMEOUT, f"no SETTINGS within {HANDSHAKE_TIMEOUT:g} s")
+            downstream.touch()
 
 
 @final

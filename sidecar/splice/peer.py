@@ -19,6 +19,10 @@ from sidecar.wire.connection import CONNECTION_WINDOW, MAX_UNREAD_OUTPUT, Connec
 # DATA goes into the output while less than this waits for the socket; the rest is held by stream, where a
 # reset can still take it back and other streams can overtake it.
 OUTPUT_HIGH: Final[i64] = 262_144
+# Credit beyond first windows lent at once on one peer's word: 21 streams at LEND_LIMIT, or many at less.
+MAX_LENT_FOR: Final[i64] = 4_194_304
+# DATA held for one peer that does not take it: a thousand streams with their first window. Then it is given up.
+MAX_HELD_FOR: Final[i64] = 67_108_864
 # Streams reset by us whose late frames are ignored, and streams the peer reset: the newest so many.
 MAX_TOMBSTONES: Final = 1024
 
@@ -35,10 +39,11 @@ class Peer(Connection):
         self.gone: bool = False  # the socket is closed or is to be closed at once: write nothing more
         self._touched = touched
         self._is_touched: bool = False
-        self._waiting: list[
-            Stream
-        ] = []  # with something held that this connection may not write yet, in turn
+        self.held_for: i64 = 0  # octets of DATA held here for this peer
+        self.lent_for: i64 = 0  # credit beyond a stream's first window lent on this peer's word
+        self._waiting: dict[Stream, None] = {}  # with something held that may not be written yet, in turn
         self._tombstones: dict[int, int] = {}
+        self._forgotten: i64 = 0  # the highest stream whose tombstone had to make room
 
     def touch(self) -> None:
         """Have the caller look at this connection at the end of the turn."""
@@ -64,8 +69,18 @@ class Peer(Connection):
 
     def bury(self, stream_id: i64, kind: int) -> None:
         if len(self._tombstones) >= MAX_TOMBSTONES:
-            del self._tombstones[next(iter(self._tombstones))]
+            oldest: i64 = next(iter(self._tombstones))
+            del self._tombstones[oldest]
+            if oldest > self._forgotten:
+                self._forgotten = oldest
         self._tombstones[stream_id] = kind
+
+    def epitaph(self, stream_id: i64) -> int:
+        """How a closed stream ended: RESET_BY_US, RESET_BY_PEER, or 0 for both sides' END_STREAM.
+
+        Where that is no longer known it may have been our reset, and then late frames are no fault.
+        """
+        return self._tombstones.get(stream_id, RESET_BY_US if stream_id <= self._forgotten else 0)
 
     # --- DATA in ---------------------------------------------------------------------------------
 
@@ -95,17 +110,19 @@ class Peer(Connection):
             half.state = states.next_half(half.state, states.END)
         if size > 0 or end_stream:
             self._forward(stream, half, payload, size)
-        if half.source_window < half.lend_below:
+        if end_stream:
+            if half.lent > 0 and half.sink is not None:
+                half.sink.settle_lent(half)
+            if half.held is not None:
+                stream.service.half_done(stream)
+        elif half.source_window < half.lend_below:
             self.lend(half)
-        if end_stream and half.held is not None:
-            stream.service.half_done(stream)
 
     def _data_for_no_stream(self, stream_id: i64) -> None:
-        kind = self._tombstones.get(stream_id, 0)
-        if kind == RESET_BY_US:
-            return
         if self.is_idle(stream_id):
             raise ConnectionFault(frames.PROTOCOL_ERROR, "DATA on an idle stream")
+        if self.epitaph(stream_id) == RESET_BY_US:
+            return
         self.stream_fault(stream_id, frames.STREAM_CLOSED, "DATA on a closed stream")
 
     def is_idle(self, stream_id: i64) -> bool:
@@ -117,6 +134,8 @@ class Peer(Connection):
         half.state = states.next_half(half.state, states.END)
         half.trailers = trailers
         sink = half.sink
+        if half.lent > 0 and sink is not None:
+            sink.settle_lent(half)
         if sink is not None and half.held is None:
             sink.pass_end(stream, half)
         else:
@@ -139,9 +158,14 @@ class Peer(Connection):
             half.held = []
         half.held.append(payload)
         half.held_size += size
-        self.held_from += size
-        if sink is not None:
-            sink.pump(stream, half)
+        if sink is None:
+            self.held_back += size
+            return
+        sink.held_for += size
+        if sink.held_for > MAX_HELD_FOR:
+            sink.give_up(f"over {MAX_HELD_FOR} octets of DATA unread")
+            return
+        sink.pump(stream, half)
 
     def pass_data(self, stream: Stream, half: Half, payload: bytes, size: i64) -> None:
         """Write to this peer what both of its windows allow; with the half's end if this is the last of it."""
@@ -182,27 +206,21 @@ class Peer(Connection):
         progress = True
         while progress and self._waiting:
             progress = False
-            turn = self._waiting
-            self._waiting = []
-            moved: list[Stream] = []
-            for stream in turn:
-                half = self.outbound(stream)
-                half.waiting = False
-                if half.sink is not self:
+            for stream in list(self._waiting):
+                if stream not in self._waiting:
                     continue
+                half = self.outbound(stream)
                 if self._pump_one(stream, half):
                     progress = True
-                    moved.append(stream)
-                else:
+                    self._waiting.pop(stream, None)  # behind those that got nothing
                     self._wait_turn(stream, half)
-            for stream in moved:  # behind those that got nothing
-                self._wait_turn(stream, self.outbound(stream))
+                elif half.held is None or half.sink_window <= 0:
+                    self._waiting.pop(stream, None)
 
     def _wait_turn(self, stream: Stream, half: Half) -> None:
         # A half whose own window is closed is woken by its WINDOW_UPDATE, not by the connection's.
-        if half.held is not None and half.sink_window > 0 and not half.waiting and half.sink is self:
-            half.waiting = True
-            self._waiting.append(stream)
+        if half.held is not None and half.sink_window > 0 and half.sink is self:
+            self._waiting[stream] = None
 
     def _pump_one(self, stream: Stream, half: Half) -> bool:
         """Write one held piece, or as much of it as credit allows. False: nothing could be written."""
@@ -225,9 +243,9 @@ class Peer(Connection):
             if not held:
                 half.held = None
         half.held_size -= size
-        source = half.source
-        if source is not None:
-            source.released(size)
+        self.held_for -= size
+        if half.lent > 0 and half.state == states.ENDED:
+            self.settle_lent(half)
         self.pass_data(stream, half, payload, size)
         if half.held is None and half.state == states.ENDED:
             self.pass_end(stream, half)
@@ -237,34 +255,65 @@ class Peer(Connection):
         return True
 
     def lend(self, half: Half) -> None:
-        """Grant this peer, the half's source, what the sink's peer has granted and is not lent yet."""
-        if half.state != states.OPEN or half.sink is None or self.gone:
+        """Grant this peer, the half's source, what the sink's peer has granted and is not lent yet.
+
+        A stream's first window is always lent again. What goes beyond it is bounded for each sink, so that a
+        peer which stops reading cannot leave more than that here.
+        """
+        sink = half.sink
+        if half.state != states.OPEN or sink is None or self.gone:
             return
-        limit = half.sink_window
-        if limit > LEND_LIMIT:
-            limit = LEND_LIMIT
-        grant = limit - half.held_size - half.source_window
+        outstanding = half.held_size + half.source_window
+        sink.lent_for -= half.lent
+        extra = sink.lendable()
+        if extra > LEND_LIMIT - frames.DEFAULT_WINDOW:
+            extra = LEND_LIMIT - frames.DEFAULT_WINDOW
+        limit = frames.DEFAULT_WINDOW + extra
+        if half.sink_window < limit:
+            limit = half.sink_window
+        grant = limit - outstanding
+        if grant > 0:
+            outstanding += grant
+        half.lent = outstanding - frames.DEFAULT_WINDOW if outstanding > frames.DEFAULT_WINDOW else 0
+        sink.lent_for += half.lent
         if grant <= 0:
             return
-        half.lend_below = LEND_LIMIT // 2
+        half.lend_below = limit // 2
         half.source_window += grant
         frames.write_window_update(self.out, half.source_id, grant)
         self.touch()
 
-    def drop_held(self, half: Half) -> None:
-        """The half is over: what is held for its sink goes nowhere."""
+    def lendable(self) -> i64:
+        """Credit beyond first windows that may still be lent on this peer's word."""
+        room = MAX_LENT_FOR - self.lent_for
+        return room if room > 0 and self.unsent < OUTPUT_HIGH else 0
+
+    def settle_lent(self, half: Half) -> None:
+        """The half's source has ended: of what was lent on this peer's word only what is held still counts."""
+        self.lent_for -= half.lent
+        left = half.held_size - frames.DEFAULT_WINDOW
+        half.lent = left if left > 0 else 0
+        self.lent_for += half.lent
+
+    def drop_outbound(self, stream: Stream, half: Half) -> None:
+        """The half is over: what is held for this peer, its sink, goes nowhere."""
+        self._waiting.pop(stream, None)
+        self.held_for -= half.held_size
+        self.lent_for -= half.lent
+        half.lent = 0
+        half.discard()
+
+    def adopt_outbound(self, half: Half) -> None:
+        """This peer becomes the half's sink; what was held for nobody yet is now held for it."""
         source = half.source
-        if source is not None and half.held_size:
+        if source is not None:
             source.released(half.held_size)
-        half.held = None
-        half.held_size = 0
-        half.trailers = None
-        half.replay = None
+        self.held_for += half.held_size
 
     def released(self, size: i64) -> None:
-        """Octets of this peer's are no longer held here."""
-        self.held_from -= size
-        if self.receive_window < CONNECTION_WINDOW // 2 and not self.gone:
+        """Octets of this peer's are no longer held back for want of a sink."""
+        self.held_back -= size
+        if size and self.receive_window < CONNECTION_WINDOW // 2 and not self.gone:
             self.replenish()
             self.touch()
 
@@ -308,14 +357,21 @@ class Peer(Connection):
 
     def socket_state(self, unsent: i64) -> None:
         """How much of the output waits for the socket. A peer that makes us speak and does not listen is cut off."""
-        before = self.unsent
         self.unsent = unsent
-        if unsent < OUTPUT_HIGH <= before and self._waiting:
+        if unsent > MAX_UNREAD_OUTPUT:
+            self.give_up(f"over {MAX_UNREAD_OUTPUT} octets of output unread")
+        elif unsent < OUTPUT_HIGH and self._waiting:
             self.pump_all()
-        elif unsent > MAX_UNREAD_OUTPUT:
-            self.fail(frames.ENHANCE_YOUR_CALM, f"over {MAX_UNREAD_OUTPUT} octets of output unread")
-            self.gone = True
-            self.touch()
+
+    def give_up(self, why: str) -> None:
+        """The peer does not read: end the connection without waiting for it."""
+        self.fail(frames.ENHANCE_YOUR_CALM, why)
+        self.gone = True
+        self.touch()
+
+    def has_waiting(self) -> bool:
+        """Whether something is held only until the socket takes more: `socket_state` is wanted."""
+        return len(self._waiting) > 0
 
     # --- ends ------------------------------------------------------------------------------------
 

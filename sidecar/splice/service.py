@@ -74,13 +74,14 @@ class Service:
                 break
             backend.dial_if_needed()
 
-    def connected(self, backend: Backend) -> None:
-        if not backend.retired:
+    def resumed(self, backend: Backend) -> None:
+        """It takes streams (again)."""
+        if not backend.retired and not backend.in_rotation:
             self._balancer.resume(backend)
             self._retry_waiting()
 
     def suspended(self, backend: Backend) -> None:
-        """Nothing new for it until it is connected; what waited for it looks elsewhere."""
+        """Nothing new for it until it is resumed; what waited for it looks elsewhere."""
         self._balancer.suspend(backend)
         for stream in backend.take_pending():
             self._pick_again(stream)
@@ -191,7 +192,7 @@ class Service:
         if backend is not None and stream.up is not None:
             backend.stats.finished(stream.grpc_status, self._context.now - stream.opened_at)
         stream.up = None
-        stream.response.source = None if stream.response.held is None else stream.response.source
+        stream.response.source = None
         self._release(stream)
 
     def _release(self, stream: Stream) -> None:
@@ -206,6 +207,7 @@ class Service:
         stream.response.state = states.next_half(stream.response.state, states.BREAK)
         down = stream.down
         if down is not None:
+            down.drop_outbound(stream, stream.response)
             stream.down = None
             down.forget(stream)
         up = stream.up
@@ -216,18 +218,20 @@ class Service:
             self._leave(stream)
             up.reset(stream.up_id, code)
             up.forget(stream)
-        up_source = stream.response.source
-        if up_source is not None:
-            up_source.drop_held(stream.response)
         self.half_done(stream)
 
     def _break_request(self, stream: Stream) -> None:
         request = stream.request
         request.state = states.next_half(request.state, states.BREAK)
-        source = request.source
-        if source is not None:
-            source.drop_held(request)
-        request.sink = None
+        sink = request.sink
+        if sink is not None:
+            sink.drop_outbound(stream, request)
+            request.sink = None
+        else:
+            source = request.source
+            if source is not None:
+                source.released(request.held_size)
+            request.discard()
         self.waiting.pop(stream, None)
         if stream.backend is not None:
             stream.backend.pending.pop(stream, None)
@@ -257,7 +261,7 @@ class Service:
         half.state = states.next_half(half.state, states.BREAK)
         down = stream.down
         if down is not None:
-            down.drop_held(half)
+            down.drop_outbound(stream, half)
             stream.down = None
             down.reset(stream.down_id, code)
             down.forget(stream)
@@ -280,19 +284,39 @@ class Service:
             return
         self._context.totals.retried += 1
         self._rewind(stream)
+        self._open_elsewhere(stream, backend)
+
+    def _open_elsewhere(self, stream: Stream, refuser: Backend | None) -> None:
+        """Pick again, another endpoint if there is one: the refuser may well have the fewest streams."""
+        if refuser is None or not refuser.in_rotation:
+            self.open(stream)
+            return
+        self._balancer.suspend(refuser)
+        alone = not any(backend.in_rotation for backend in self.backends.values())
+        if alone:
+            self._balancer.resume(refuser)
         self.open(stream)
+        if not alone and not refuser.retired:
+            self._balancer.resume(refuser)
 
     def _rewind(self, stream: Stream) -> None:
         request = stream.request
         replay = request.replay
         stream.advance(states.REFUSE)
         request.state = states.next_half(request.state, states.REWIND)
-        request.sink = None
-        if replay:
-            request.held = replay + (request.held or [])
-            request.held_size += request.replay_size
+        held = request.held or []
+        held_size = request.held_size
+        trailers = request.trailers
+        sink = request.sink
+        if sink is not None:
+            sink.drop_outbound(stream, request)
+            request.sink = None
+        if replay or held:
+            request.held = (replay or []) + held
+            request.held_size = held_size + request.replay_size
             if request.source is not None:
-                request.source.held_from += request.replay_size
+                request.source.held_back += request.held_size
+        request.trailers = trailers
         request.replay = []
         request.replay_size = 0
 

@@ -48,10 +48,16 @@ class Half:
         self.held: list[bytes] | None = None
         self.held_size: i64 = 0
         self.trailers: bytes | None = None  # held behind DATA
-        self.waiting: bool = False  # in its sink's round of halves with something held
+        self.lent: i64 = 0  # of what the source may still send and what is held: beyond a first window
         self.replay: list[bytes] | None = None  # passed on, and kept until the backend answers
         self.replay_size: i64 = 0
         self.content_length: i64 = -1  # still to come; -1: not declared
+
+    def discard(self) -> None:
+        self.held = None
+        self.held_size = 0
+        self.trailers = None
+        self.replay = None
 
 
 @final
@@ -71,6 +77,7 @@ class Stream:
         self.opened_at: Final = now
         self.deadline: float = now + block.timeout if block.timeout >= 0.0 else -1.0
         self.refusals: i64 = 0
+        self.informed: i64 = 0  # 1xx so far
         self.grpc_status: i64 = -1
         self.expires: float = -1.0  # while queued: when it is answered UNAVAILABLE
         self.request = Half(down, None, 0)

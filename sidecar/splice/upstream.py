@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 FIRST_STREAM: Final[i64] = 1
 LAST_STREAM: Final[i64] = frames.MAX_STREAM_ID - 1
+# 1xx header blocks for one request. Real ones come once or twice; each is passed on unbounded by credit.
+MAX_INFORMATIONAL: Final[i64] = 8
 # Streams a backend may break rules on before the whole connection is given up.
 FAULTS: Final[i64] = 100
 FAULTS_PER_SECOND: Final = 10.0
@@ -33,6 +35,7 @@ class Upstream(Peer):
         super().__init__(memo, touched, False, 0)
         self.backend: Final = backend
         self.connected: bool = False
+        self.ready_at: float = -1.0  # when its SETTINGS came; -1: not yet
         self.next_id: i64 = FIRST_STREAM
         self._faults = Budget(FAULTS, FAULTS_PER_SECOND)
         self._resets = Budget(RESETS, RESETS_PER_SECOND)
@@ -65,6 +68,7 @@ class Upstream(Peer):
         request = stream.request
         request.sink = self
         request.sink_id = stream_id
+        self.adopt_outbound(request)
         request.sink_window = self.peer_initial_window
         response = stream.response
         response.source = self
@@ -87,7 +91,7 @@ class Upstream(Peer):
         if stream is None:
             if self.is_idle(stream_id):
                 raise ConnectionFault(frames.PROTOCOL_ERROR, "a response on a stream that was not opened")
-            if self._tombstones.get(stream_id, 0) != RESET_BY_US:
+            if self.epitaph(stream_id) != RESET_BY_US:
                 raise ConnectionFault(frames.STREAM_CLOSED, "HEADERS on a closed stream")
             return
         half = stream.response
@@ -112,6 +116,10 @@ class Upstream(Peer):
         if stream.phase == states.ANSWERED:
             self.end_received(stream, half, block.raw)
         elif block.status < 200:
+            stream.informed += 1
+            if stream.informed > MAX_INFORMATIONAL:
+                self.stream_fault(stream_id, frames.ENHANCE_YOUR_CALM, "too many informational responses")
+                return
             stream.advance(states.INFORM)
             self._pass_block(stream, block, False)
         else:
@@ -153,11 +161,13 @@ class Upstream(Peer):
         self.backend.settings_received(self)
 
     def goaway_received(self, last_stream_id: i64, code: i64, debug: bytes) -> None:
+        first = not self.draining
         self.draining = True
         refused = [s for s in self.streams.values() if s.up_id > last_stream_id]
         for stream in refused:
             del self.streams[stream.up_id]
-        self.backend.draining(self)
+        if first:
+            self.backend.draining(self)
         why = f"GOAWAY {frames.error_name(code)} {debug[:80].decode('utf-8', 'replace')}".rstrip()
         for stream in refused:
             self.backend.service.refused(stream, "was refused by " + why)

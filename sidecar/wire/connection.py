@@ -28,13 +28,16 @@ from sidecar.wire.headers import (
 MAX_HEADER_BLOCK: Final[i64] = 131_072
 # A block of MAX_HEADER_BLOCK takes 8 full frames. Small ones are legal; so many serve nobody.
 MAX_BLOCK_FRAMES: Final[i64] = 64
-# The connection's window must never be what holds up a stream, and is what bounds the bytes we may be left
-# holding for one peer: enough for 64 streams stalled with all of their credit.
+# The connection's window must never be what holds up a stream; streams have their own. It bounds what one peer
+# may send for streams that have no endpoint yet.
 CONNECTION_WINDOW: Final[i64] = 16_777_216
 # Frames that move nothing (PING, SETTINGS, PRIORITY, empty DATA, WINDOW_UPDATE, unknown types). Frames of use
 # in either direction earn them back, so only a peer that does little else ever runs out.
 NUISANCE_BUDGET: Final[i64] = 1000
 NUISANCE_PER_SECOND: Final = 100.0
+# WINDOW_UPDATEs of this much or more, for octets we did send, are no nuisance: receivers give back what they
+# read in steps of 1 KiB and up.
+SMALL_CREDIT: Final[i64] = 1024
 # For one frame of use a peer may answer with credit for the stream and for the connection, and probe with a PING.
 EARNED_PER_FRAME: Final = 4.0
 # Output a peer caused and does not read: acknowledgements, resets, headers. DATA is bounded by credit.
@@ -74,8 +77,9 @@ class Connection:
         self.peer_max_streams: i64 = frames.MAX_STREAM_ID  # unlimited until said, section 6.5.2
         self.send_window: i64 = frames.DEFAULT_WINDOW
         self.receive_window: i64 = CONNECTION_WINDOW
-        self.held_from: i64 = 0  # octets of DATA this peer sent that are held here for another
+        self.held_back: i64 = 0  # octets of the peer's DATA that have nowhere to go yet
         self.settings_acknowledged: bool = False
+        self._credit_due: i64 = 0  # what honest WINDOW_UPDATEs may give back
         self.nuisance = Budget(NUISANCE_BUDGET, NUISANCE_PER_SECOND)
         self._headers = HeaderReader(memo)
         self._rest: bytes = b""
@@ -330,10 +334,13 @@ class Connection:
             self._count_nuisance("unknown frames")  # ignored, section 4.1
 
     def _window_update(self, data: bytes, body: i64, length: i64, stream_id: i64) -> None:
-        self._count_nuisance("WINDOW_UPDATE")
         _expect_length("WINDOW_UPDATE", length, 4)
         increment: i64 = i64(read_i32_be(data, body))
         increment &= 0x7FFFFFFF
+        if SMALL_CREDIT <= increment <= self._credit_due:
+            self._credit_due -= increment
+        else:
+            self._count_nuisance("WINDOW_UPDATE")
         if stream_id != 0:
             self.window_received(stream_id, increment)
             return
@@ -419,11 +426,12 @@ class Connection:
             self._pieces_size += len(ahead) + size
         elif size:
             self.out.write(payload)
+        self._credit_due += 2 * size  # once for the stream, once for the connection
         self.nuisance.earn(EARNED_PER_FRAME)
 
     def replenish(self) -> None:
-        """Grow the connection's receive window again by what is not held here."""
-        grant = CONNECTION_WINDOW - self.receive_window - self.held_from
+        """Grow the connection's receive window again, but for what is held back."""
+        grant = CONNECTION_WINDOW - self.receive_window - self.held_back
         if grant >= CONNECTION_WINDOW // 4 and not self.finished:
             self.receive_window += grant
             frames.write_window_update(self.out, 0, grant)

@@ -1,6 +1,8 @@
-"""Where no backend can take a stream: queueing, deadlines, dialling, backing off, limits, endpoints that come and go."""
+"""Where no backend can take a stream: queues, deadlines, dials, backing off, limits, endpoints that come and go."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 from transcript import (
@@ -193,7 +195,7 @@ def test_backoff_doubles_to_its_most_and_ends_when_the_backend_is_back() -> None
         before = world.dials
         world.advance(0.1)
         dialled += [world.now] * (world.dials - before)
-    gaps = [b - a for a, b in zip(dialled, dialled[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(dialled)]
     assert 12 <= len(dialled) <= 25
     assert gaps[0] < 0.4
     assert all(gap <= 6.2 for gap in gaps)

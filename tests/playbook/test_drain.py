@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from transcript import (
     NO_ERROR,
     POST,
@@ -92,7 +91,6 @@ def test_a_drain_before_the_preface() -> None:
     assert client.closed
 
 
-@pytest.mark.xfail(strict=True, reason="F15: accept() does not look at draining")
 def test_a_client_that_connects_during_the_drain_is_sent_away() -> None:
     world = ready(1)
     drain(world)

@@ -9,6 +9,7 @@ what it is about.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +21,9 @@ from sidecar.splice.engine import Engine
 from sidecar.splice.upstream import Upstream
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
+    range(10)
+)
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY_FLAG = 0x1, 0x1, 0x4, 0x8, 0x20
 (
     NO_ERROR,
@@ -107,7 +110,7 @@ def _long_headers(stream: int, block: bytes, end: bool) -> bytes:
 def split_headers(stream: int, block: bytes, cuts: Sequence[int], end: bool = False) -> bytes:
     """HEADERS and CONTINUATIONs, cut where told."""
     edges = [0, *cuts, len(block)]
-    pieces = [block[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [block[a:b] for a, b in itertools.pairwise(edges)]
     out = b""
     for at, piece in enumerate(pieces):
         flags = END_HEADERS if at == len(pieces) - 1 else 0
@@ -252,7 +255,8 @@ class FrameReader:
     def _event(self, kind: int, flags: int, stream: int, payload: bytes) -> Event | None:
         assert stream < 1 << 31, "the reserved bit is set"
         if not self.first_settings_seen:
-            assert kind == SETTINGS and not flags & ACK, "the first frame is not SETTINGS"
+            assert kind == SETTINGS, "the first frame is not SETTINGS"
+            assert not flags & ACK, "the first SETTINGS are an acknowledgement"
             self.first_settings_seen = True
         assert not self._block or (kind == CONTINUATION and stream == self._block_stream), "block interrupted"
         if kind in (HEADERS, CONTINUATION):
@@ -272,7 +276,7 @@ class FrameReader:
             return Window(stream, increment)
         assert stream == 0
         if kind == SETTINGS:
-            values = {k: v for k, v in struct.iter_unpack(">HI", payload)}
+            values = dict(struct.iter_unpack(">HI", payload))
             assert not (flags & ACK and values)
             return Settings(values, bool(flags & ACK))
         if kind == PING:
