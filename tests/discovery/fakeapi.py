@@ -117,6 +117,7 @@ class Transport:
         self.world, self.handler = world, handler
         self.connection: Connection | None = None
         self.closed = False
+        self.gone = False  # lost: nobody need close it
         self.kept: list[bytes] = []
 
     def write(self, data: bytes) -> None:
@@ -330,6 +331,7 @@ class World:
         if transport.closed or self.server.black_hole:
             return
         if not self.server.up:
+            transport.gone = True
             transport.handler.lost("connection refused", self.now)
             return
         connection = Connection(self.server, transport.handler)
