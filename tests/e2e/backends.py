@@ -1,0 +1,44 @@
+"""The greeter servers: how many there are, and who is ready."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from kube import Namespace, wait_for
+
+DEPLOYMENT: Final = "greeter"
+SERVICE: Final = "greeter"
+# A server is ready about 3 s after it is wanted, more where several start at once; one that leaves has
+# 5 s of preStop and up to 10 s of grace.
+SETTLE_SECONDS: Final = 120.0
+
+
+class Backends:
+    def __init__(self, namespace: Namespace) -> None:
+        self.namespace: Final = namespace
+
+    def pods(self) -> list[dict[str, Any]]:
+        return self.namespace.pods(DEPLOYMENT)
+
+    def names(self) -> list[str]:
+        return sorted(pod["metadata"]["name"] for pod in self.pods())
+
+    def endpoints(self) -> dict[str, str]:
+        return self.namespace.endpoints(SERVICE)
+
+    def scale(self, replicas: int) -> None:
+        """Ask for so many; returns at once."""
+        self.namespace.scale(DEPLOYMENT, replicas)
+
+    def settled(self, replicas: int) -> list[str]:
+        """Exactly so many, all ready and none on its way out; their names."""
+        self.scale(replicas)
+        return self.until_settled(replicas)
+
+    def until_settled(self, replicas: int) -> list[str]:
+        def look() -> bool:
+            states = self.endpoints()
+            return len(states) == replicas and set(states.values()) == {"ready"}
+
+        wait_for(f"{replicas} greeter servers and no others", look, SETTLE_SECONDS, every=0.1)
+        return sorted(self.endpoints())

@@ -1,0 +1,166 @@
+"""Evenstream in a cluster: put in, taken out, and what is told when something fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from kube import ROOT, Cluster, KubeError, Namespace, hack, wait_for
+from things import annotated, client_pod
+
+SYSTEM: Final = "evenstream-system"
+MANIFESTS: Final = ROOT / "manifests"
+WEBHOOK: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/evenstream-injector"
+# Everything of ours that is not in a namespace. `kubectl delete -k manifests/` must leave none of it.
+PART_OF: Final = "app.kubernetes.io/part-of=evenstream"
+CLUSTER_KINDS: Final = (
+    "namespaces",
+    "clusterroles",
+    "clusterrolebindings",
+    "mutatingwebhookconfigurations",
+    "validatingwebhookconfigurations",
+    "customresourcedefinitions",
+    "priorityclasses",
+)
+
+INSTALL_SECONDS: Final = 120.0  # two injectors, one after the other on a small node
+# A namespace goes when its pods have; the injector's preStop alone takes 5 s.
+UNINSTALL_SECONDS: Final = 120.0
+# Within the API server's own delay for a changed webhook configuration.
+IN_FORCE_SECONDS: Final = 30.0
+LOG_LINES: Final = 60
+DESCRIBE_CHARACTERS: Final = 12_000
+
+
+class NotOursError(KubeError):
+    """The cluster has an Evenstream that these programs did not install."""
+
+
+def refuse_if_installed(cluster: Cluster) -> None:
+    """Somebody's cluster may have Evenstream in use: it is not ours to replace or take out."""
+    if cluster.context and cluster.api.find(f"/api/v1/namespaces/{SYSTEM}") is not None:
+        raise NotOursError(
+            f"context {cluster.context} has a namespace {SYSTEM} already, and this program installs and "
+            "uninstalls Evenstream; take it out first, or choose another context"
+        )
+
+
+def install(cluster: Cluster) -> None:
+    """`kubectl apply -k manifests/`, and return when pods are injected."""
+    cluster.kubectl("apply", "-k", str(MANIFESTS))
+    cluster.kubectl(
+        *("--namespace", SYSTEM, "rollout", "status", "deployment/evenstream-injector"),
+        f"--timeout={INSTALL_SECONDS:.0f}s",
+        seconds=INSTALL_SECONDS + 10,
+    )
+    wait_for("the API server calls the webhook", lambda: injects(cluster), IN_FORCE_SECONDS, every=0.2)
+
+
+def injects(cluster: Cluster) -> bool:
+    """Whether a pod that asks gets the sidecar now; tried without making one."""
+    pod = client_pod("evenstream-probe", annotated())
+    made = cluster.api.create("/api/v1/namespaces/default/pods?dryRun=All", pod)
+    return any(each["name"] == "evenstream" for each in made["spec"].get("initContainers", ()))
+
+
+def uninstall(cluster: Cluster) -> None:
+    """`kubectl delete -k manifests/`, and return when all is gone."""
+    cluster.kubectl(
+        *("delete", "-k", str(MANIFESTS), "--ignore-not-found", f"--timeout={UNINSTALL_SECONDS:.0f}s"),
+        seconds=UNINSTALL_SECONDS + 10,
+    )
+
+
+def left_behind(cluster: Cluster) -> list[str]:
+    """What an uninstalled Evenstream still has in the cluster: by its label, and by its name."""
+    kinds = ",".join(CLUSTER_KINDS)
+    labelled = cluster.kubectl("get", kinds, "--selector", PART_OF, "--output=name").split()
+    listed = cluster.kubectl("get", kinds, "--output=name").split()
+    return sorted({*labelled, *(name for name in listed if "/evenstream" in name)} - own_namespaces(listed))
+
+
+def own_namespaces(listed: Sequence[str]) -> set[str]:
+    """The namespaces of tests and demo, which also begin with our name."""
+    return {
+        name for name in listed if name.startswith(("namespace/evenstream-e2e", "namespace/evenstream-demo"))
+    }
+
+
+def build_images() -> None:
+    """All three, into the cluster that CONTEXT or hack/cluster means."""
+    hack("images", seconds=2400.0, show=True)
+
+
+def make_namespace(cluster: Cluster, name: str) -> Namespace:
+    """A new, empty one; one of that name that an earlier run left goes first."""
+    delete_namespace(cluster, name)
+    cluster.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    namespace = cluster.namespace(name)
+    # A pod created before it exists would be refused.
+    wait_for(
+        "the default service account exists",
+        lambda: cluster.api.find(namespace.path("serviceaccounts", "default")),
+        30.0,
+    )
+    return namespace
+
+
+def delete_namespace(cluster: Cluster, name: str) -> None:
+    cluster.api.delete(f"/api/v1/namespaces/{name}")
+    wait_for(
+        f"namespace {name} is gone",
+        lambda: cluster.api.find(f"/api/v1/namespaces/{name}") is None,
+        120.0,
+        0.2,
+    )
+
+
+def injector_logs(cluster: Cluster) -> str:
+    """Of all replicas that run."""
+    return cluster.kubectl(
+        *("--namespace", SYSTEM, "logs", "--selector=app.kubernetes.io/name=evenstream-injector"),
+        "--tail=-1",
+    )
+
+
+def diagnose(cluster: Cluster, namespace: str) -> str:
+    """What a person would look at first: pods, events, and the logs of all our containers."""
+    parts: list[str] = []
+
+    def add(title: str, *words: str, most: int = DESCRIBE_CHARACTERS) -> None:
+        try:
+            done = cluster.kubectl.try_(*words, seconds=20.0)
+        except KubeError as error:
+            parts.append(f"--- {title}\n{error}")
+            return
+        text = (done.stdout + done.stderr).strip()
+        parts.append(f"--- {title}\n{text[-most:]}")
+
+    for name in (namespace, SYSTEM):
+        inside = ("--namespace", name)
+        add(f"pods of {name}", *inside, "get", "pods,endpointslices", "--output=wide")
+        add(f"events of {name}", *inside, "get", "events", "--sort-by=.lastTimestamp", most=4000)
+    add("pods, described", "--namespace", namespace, "describe", "pods")
+    logs = ("logs", f"--tail={LOG_LINES}", "--timestamps")
+    add("injector", "--namespace", SYSTEM, *logs, "--selector=app.kubernetes.io/name=evenstream-injector")
+    for pod, container in _containers(cluster, namespace):
+        add(f"{pod}/{container}", "--namespace", namespace, *logs, pod, f"--container={container}")
+    return "\n".join(parts)
+
+
+def _containers(cluster: Cluster, namespace: str) -> list[tuple[str, str]]:
+    """The containers whose words matter: the sidecar, its init container, the clients."""
+    try:
+        pods: list[dict[str, Any]] = json.loads(
+            cluster.kubectl("--namespace", namespace, "get", "pods", "--output=json")
+        )["items"]
+    except KubeError:
+        return []
+    wanted = {"evenstream", "evenstream-init", "client"}
+    return [
+        (pod["metadata"]["name"], each["name"])
+        for pod in pods
+        for each in [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]]
+        if each["name"] in wanted
+    ]
