@@ -15,9 +15,10 @@ from hyperframe.frame import SettingsFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from objects import endpoint, endpoint_slice, service
+from slice_oracle import may_be_given_streams
 
 from sidecar.balance.endpoints import ServicePort, Snapshot
-from sidecar.discovery import backoff
+from sidecar.discovery import backoff, slices
 from sidecar.discovery.watch import Reflector
 
 GREETER = ServicePort("default", "greeter", 50051)
@@ -52,9 +53,15 @@ class History:
 
     def slice(self, name: str) -> dict[str, Any]:
         members = self.rng.sample(range(1, 8), self.rng.randint(0, 4))
-        return endpoint_slice(
-            name, [endpoint(f"10.0.0.{n}", ready=self.rng.choice([True, True, False])) for n in members]
-        )
+        return endpoint_slice(name, [endpoint(f"10.0.0.{n}", **self.conditions()) for n in members])
+
+    def conditions(self) -> dict[str, bool | None]:
+        """Mostly as the controller writes them; now and then anything the API allows."""
+        if self.rng.random() < 0.7:
+            state = self.rng.choice([(True, True, False), (False, False, False), (False, True, True)])
+        else:
+            state = self.rng.choice(list(itertools.product([True, False, None], repeat=3)))
+        return dict(zip(("ready", "serving", "terminating"), state, strict=True))
 
     def write(self) -> None:
         self.world.server.put(self.slice(f"greeter-{self.rng.randint(0, 3)}"))
@@ -123,19 +130,14 @@ class History:
         self.world.advance(self.rng.choice([1, 61, 200]))
 
     def truth(self) -> tuple[bool, list[str]]:
-        """What stands in the API server, from the specification and not from the code."""
+        """What stands in the API server."""
         objects = self.world.server.objects
         owner = objects.get(("Service", "default", "greeter"))
         if owner is None:
             return False, []
-        ready = {
-            member["addresses"][0]
-            for key, one in objects.items()
-            if key[0] == "EndpointSlice" and owner["spec"]["ports"][0]["name"] == "grpc"
-            for member in one["endpoints"]
-            if member["conditions"]["ready"]
-        }
-        return True, sorted(ready)
+        slices = [one for key, one in objects.items() if key[0] == "EndpointSlice"]
+        found = may_be_given_streams(slices, owner["spec"]["ports"][0]["name"])
+        return True, sorted(host for host, _ in found)
 
     def belief(self) -> tuple[bool, list[str]]:
         last = [e for e in self.world.events if isinstance(e, Snapshot)][-1]
@@ -207,6 +209,28 @@ def a_lost_connection_skips_to_the_newest_version(patch: pytest.MonkeyPatch) -> 
         return original(self).replace(f"resourceVersion={self.version}", "resourceVersion=9999999")
 
     patch.setattr(Reflector, "_watch_path", skip)
+
+
+@planted
+def terminating_endpoints_are_never_used(patch: pytest.MonkeyPatch) -> None:
+    original = slices._slice_endpoint
+
+    def only_ready(*arguments: Any) -> Any:
+        found = original(*arguments)
+        return found if found is None or found.rank == 0 else None
+
+    patch.setattr(slices, "_slice_endpoint", only_ready)
+
+
+@planted
+def terminating_endpoints_are_used_beside_ready_ones(patch: pytest.MonkeyPatch) -> None:
+    original = slices._slice_endpoint
+
+    def all_alike(*arguments: Any) -> Any:
+        found = original(*arguments)
+        return found if found is None else found._replace(rank=0)
+
+    patch.setattr(slices, "_slice_endpoint", all_alike)
 
 
 @pytest.mark.parametrize("bug", PLANTED)
