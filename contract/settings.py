@@ -117,6 +117,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         sidecar=True,
     ),
     _setting(
+        "log-format",
+        values.one_of("text", "json"),
+        "text",
+        "How messages are logged: text for people, or json, one object a line.",
+        annotation=True,
+        sidecar=True,
+    ),
+    _setting(
         "sidecar-image", values.image, names.DEFAULT_SIDECAR_IMAGE, "The sidecar's image.", annotation=True
     ),
     _setting("sidecar-cpu-request", values.quantity, "20m", "The sidecar's CPU request.", annotation=True),

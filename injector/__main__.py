@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from contract import names, settings, values
+from contract import logs, names, settings, values
 from injector.admission.decision import Options
 
 SERVE_PORT: Final = 8443
@@ -77,6 +77,9 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--secret", default=SECRET, help="the Secret that holds the certificates (%(default)s)")
     add("--webhook-configuration", default=WEBHOOK_CONFIGURATION, metavar="NAME", help="(%(default)s)")
     add("--log-level", type=_with(settings.BY_NAME["log-level"].parse), default="info", help="(%(default)s)")
+    add(
+        "--log-format", type=_with(settings.BY_NAME["log-format"].parse), default="text", help="(%(default)s)"
+    )
     return parser
 
 
@@ -107,11 +110,7 @@ def _serve(given: argparse.Namespace, options: Options) -> int:
 
     from injector import certs, cluster, server, webhook
 
-    logging.basicConfig(
-        level=given.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    logs.configure(given.log_level, given.log_format)
     # kopf logs every review twice at info.
     logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLogger().level))
     settings_ = kopf.OperatorSettings()

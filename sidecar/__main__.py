@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
+from contract import logs
 from contract import settings as table
 from contract.settings import BadSettingError
 
@@ -62,11 +63,7 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> int:
     settings = read_settings(arguments)
-    logging.basicConfig(
-        level=settings["log-level"].upper(),
-        format="%(asctime)s %(levelname)s %(message)s",
-        stream=sys.stderr,
-    )
+    logs.configure(settings["log-level"], settings["log-format"])
     # Imported late: --help and a mistyped flag answer at once.
     from sidecar.app import Sidecar
     from sidecar.net.sockets import PortInUseError
