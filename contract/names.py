@@ -11,6 +11,7 @@ ENV_PREFIX: Final = "EVENSTREAM_"
 SIDECAR_CONTAINER: Final = "evenstream"
 INIT_CONTAINER: Final = "evenstream-init"
 TOKEN_VOLUME: Final = "evenstream-token"  # noqa: S105 - a volume, not a password
+STATE_VOLUME: Final = "evenstream-state"
 
 # Istio's 15001 and 15020 are known to operators' firewalls and dashboards as "capture" and "admin".
 CAPTURE_PORT: Final = 15001
@@ -24,6 +25,9 @@ SIDECAR_GID: Final = 15015
 # client in a pod looks for them by custom; ours is a volume of our own, so it works also in pods with
 # automountServiceAccountToken: false.
 SERVICE_ACCOUNT_DIR: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+# Where the state volume is mounted: what a sidecar leaves for the one that takes its place in the same pod.
+STATE_DIR: Final = "/var/lib/evenstream"
 
 DEFAULT_SIDECAR_IMAGE: Final = "evenstream-sidecar:dev"
 SYSTEM_NAMESPACE: Final = "evenstream-system"

@@ -145,6 +145,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         sidecar=True,
     ),
     _setting(
+        "state-dir",
+        values.directory,
+        "",
+        "Where what is known of endpoints is kept, so that a sidecar that restarts while the API server is "
+        f"away still knows it ({names.STATE_DIR} in a pod); not kept if unset.",
+        sidecar=True,
+    ),
+    _setting(
         "listen",
         values.listens,
         "",

@@ -172,6 +172,12 @@ def label(text: str) -> str:
     return text
 
 
+def directory(text: str) -> str:
+    if not text.startswith("/") or "\0" in text:
+        raise BadValueError("allowed: the absolute path of a directory, such as /var/lib/evenstream")
+    return text
+
+
 def quantity(text: str) -> str:
     if not _QUANTITY.fullmatch(text):
         raise BadValueError("allowed: a Kubernetes quantity, such as 50m, 0.5 or 64Mi")

@@ -1,4 +1,4 @@
-"""What is added to a pod: the sidecar, the container that sets the redirect rules, and their volume."""
+"""What is added to a pod: the sidecar, the container that sets the redirect rules, and their volumes."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ TOKEN_SECONDS: Final = 3600
 # Readable by all in this pod, as the kubelet's own token volume is: it cannot be owned by our user without
 # an fsGroup, which belongs to the pod. It is mounted in our container alone.
 TOKEN_MODE: Final = 0o644
+# Of the state volume: the one file there has 4 MiB at most (sidecar/discovery/saved.py), and for a moment twice that.
+STATE_SIZE: Final = "16Mi"
 
 # Settings that the sidecar reads from its environment and that an annotation may set. Unset ones are not
 # written, so that a sidecar of another version keeps its own defaults.
@@ -70,7 +72,7 @@ def _probe(path: str, period: int, failures: int) -> Json:
 def environment(annotations: Mapping[str, str], values: Mapping[str, Any]) -> list[Json]:
     """EVENSTREAM_* for the sidecar. The namespace comes from the downward API: a pod made by a controller
     has none yet at admission, and a manifest given to `inject` may be applied to any."""
-    fixed = {"source": "kubernetes", "admin": ADMIN_ADDRESS}
+    fixed = {"source": "kubernetes", "admin": ADMIN_ADDRESS, "state-dir": names.STATE_DIR}
     if values["capture-mode"] == "iptables":
         fixed["capture"] = str(names.CAPTURE_PORT)
     given = {s.name: annotations[s.annotation] for s in _PASSED_ON if s.annotation in annotations}
@@ -105,7 +107,8 @@ def sidecar(annotations: Mapping[str, str], values: Mapping[str, Any], image: st
         ),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": names.TOKEN_VOLUME, "mountPath": names.SERVICE_ACCOUNT_DIR, "readOnly": True}
+            {"name": names.TOKEN_VOLUME, "mountPath": names.SERVICE_ACCOUNT_DIR, "readOnly": True},
+            {"name": names.STATE_VOLUME, "mountPath": names.STATE_DIR},
         ],
     }
 
@@ -147,3 +150,9 @@ def token_volume() -> Json:
             ],
         },
     }
+
+
+def state_volume() -> Json:
+    """What the sidecar leaves for its successor in the pod. In memory: a node's slow disk cannot stall the
+    sidecar's loop, and the cluster autoscaler does not count it as local data that keeps a node alive."""
+    return {"name": names.STATE_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": STATE_SIZE}}

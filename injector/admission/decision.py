@@ -107,8 +107,11 @@ def _patch(
         patch += [_add("/spec/initContainers/0", container) for container in reversed(added)]
     else:
         patch.append(_add("/spec/initContainers", added))
-    volume = containers.token_volume()
-    patch.append(_add("/spec/volumes/-", volume) if spec.get("volumes") else _add("/spec/volumes", [volume]))
+    volumes = [containers.token_volume(), containers.state_volume()]
+    if spec.get("volumes"):
+        patch += [_add("/spec/volumes/-", volume) for volume in volumes]
+    else:
+        patch.append(_add("/spec/volumes", volumes))
     key = names.STATUS_ANNOTATION.replace("~", "~0").replace("/", "~1")
     patch.append(_add(f"/metadata/annotations/{key}", json.dumps(status, separators=(",", ":"))))
     return patch

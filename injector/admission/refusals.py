@@ -10,6 +10,7 @@ from contract import names
 
 _CONTAINER_LISTS: Final = ("initContainers", "containers", "ephemeralContainers")
 _OUR_CONTAINERS: Final = (names.SIDECAR_CONTAINER, names.INIT_CONTAINER)
+_OUR_VOLUMES: Final = (names.TOKEN_VOLUME, names.STATE_VOLUME)
 _OUR_PORTS: Final = (names.CAPTURE_PORT, names.ADMIN_PORT)
 _MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
 _WINDOWS_LABEL: Final = "kubernetes.io/os"
@@ -61,8 +62,10 @@ def _name_taken(spec: Json) -> str:
     for name in _OUR_CONTAINERS:
         if name in taken:
             return f"the pod has a container {name!r} that is not Evenstream's; rename it"
-    if any(volume.get("name") == names.TOKEN_VOLUME for volume in _maps(spec.get("volumes"))):
-        return f"the pod has a volume {names.TOKEN_VOLUME!r} that is not Evenstream's; rename it"
+    volumes = [volume.get("name") for volume in _maps(spec.get("volumes"))]
+    for name in _OUR_VOLUMES:
+        if name in volumes:
+            return f"the pod has a volume {name!r} that is not Evenstream's; rename it"
     return ""
 
 

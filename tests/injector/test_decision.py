@@ -94,13 +94,14 @@ def test_nothing_of_the_pods_is_lost_changed_or_moved(pod: dict[str, Any]):
         kept = [one for one in after["spec"].get(key) or [] if one["name"] not in OUR_CONTAINERS]
         assert kept == (before["spec"].pop(key, None) or [])
         after["spec"].pop(key, None)
-    volumes = [one for one in after["spec"].pop("volumes", None) or [] if one["name"] != names.TOKEN_VOLUME]
+    volumes = [one for one in after["spec"].pop("volumes", None) or [] if one["name"] not in OUR_VOLUMES]
     assert volumes == (before["spec"].pop("volumes", None) or [])
     after["metadata"]["annotations"].pop(names.STATUS_ANNOTATION, None)
     assert after == before
 
 
 OUR_CONTAINERS = (names.SIDECAR_CONTAINER, names.INIT_CONTAINER)
+OUR_VOLUMES = (names.TOKEN_VOLUME, names.STATE_VOLUME)
 
 
 @given(PODS)

@@ -138,7 +138,7 @@ def test_a_pod_that_asks_gets_the_sidecar(api: Api, injector: Injector):
     init = made["spec"]["initContainers"]
     assert [one["name"] for one in init] == ["evenstream", "evenstream-init", "first"]
     assert init[0]["restartPolicy"] == "Always"
-    assert [one["name"] for one in init[0]["volumeMounts"]] == ["evenstream-token"]
+    assert [one["name"] for one in init[0]["volumeMounts"]] == ["evenstream-token", "evenstream-state"]
     status = json.loads(made["metadata"]["annotations"]["evenstream.dev/status"])
     assert status["containers"] == ["evenstream", "evenstream-init"]
     assert "evenstream" not in warnings

@@ -1,0 +1,16 @@
+"""Values a user writes: what is taken, and what each refusal says."""
+
+import pytest
+
+from contract import settings, values
+
+
+def test_a_directory_is_an_absolute_path():
+    assert values.directory("/var/lib/evenstream") == "/var/lib/evenstream"
+    assert settings.from_flags_and_environment({}, {})["state-dir"] is None
+
+
+@pytest.mark.parametrize("bad", ["state", "./state", "", "/a\0b"])
+def test_any_other_directory_is_refused(bad: str):
+    with pytest.raises(values.BadValueError, match="absolute path"):
+        values.directory(bad)
