@@ -18,6 +18,9 @@ import interop_build
 import interop_programs as programs
 import interop_stacks as stacks
 
+HERE: Final = Path(__file__).parent
+# Of a test itself. Setting one up may compile a stack's programs, which takes minutes on a cold machine.
+TEST_SECONDS: Final = 120
 REQUIRED: Final = "EVENSTREAM_REQUIRE_INTEROP"
 
 
@@ -33,6 +36,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "smoke: the quick part of a long suite (with -m 'interop and smoke')")
     config.addinivalue_line("markers", "xdist_group(name): tests that share running programs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS, func_only=True))
 
 
 class Builds:
