@@ -50,11 +50,11 @@ class Downstream(Peer):
     # --- hooks -----------------------------------------------------------------------------------
 
     def headers_received(self, stream_id: i64, block: Block, end_stream: bool) -> None:
+        if stream_id & 1 == 0:
+            raise ConnectionFault(frames.PROTOCOL_ERROR, "a client's stream with an even number")
         if stream_id <= self._last_id:
             self._later_headers(stream_id, block, end_stream)
             return
-        if stream_id & 1 == 0:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "a client's stream with an even number")
         self._last_id = stream_id
         if stream_id > self._refuse_above or len(self.streams) >= MAX_STREAMS:
             self.refuse(stream_id)
@@ -72,7 +72,10 @@ class Downstream(Peer):
         self.service.opened(stream)
 
     def refuse(self, stream_id: i64) -> None:
-        if stream_id <= self._refuse_above and not self._faults.spend(self.now):
+        if stream_id > self._refuse_above:
+            if not self._resets.spend(self.now):
+                raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too many streams after GOAWAY")
+        elif not self._faults.spend(self.now):
             raise ConnectionFault(frames.ENHANCE_YOUR_CALM, f"more than {MAX_STREAMS} streams")
         self.reset(stream_id, frames.REFUSED_STREAM)
 
@@ -103,7 +106,9 @@ class Downstream(Peer):
     def stream_fault(self, stream_id: i64, code: i64, message: str) -> None:
         if not self._faults.spend(self.now):
             raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too many stream errors, last: " + message)
-        if stream_id & 1 and stream_id > self._last_id:
+        if stream_id & 1 == 0:
+            raise ConnectionFault(code, message)  # RST_STREAM may not go to an idle stream (section 6.4)
+        if stream_id > self._last_id:
             self._last_id = stream_id
         stream = self.streams.get(stream_id)
         self.reset(stream_id, code)

@@ -37,6 +37,7 @@ class Upstream(Peer):
         self.connected: bool = False
         self.ready_at: float = -1.0  # when its SETTINGS came; -1: not yet
         self.next_id: i64 = FIRST_STREAM
+        self._last_taken: i64 = frames.MAX_STREAM_ID  # of the backend's latest GOAWAY
         self._faults = Budget(FAULTS, FAULTS_PER_SECOND)
         self._resets = Budget(RESETS, RESETS_PER_SECOND)
 
@@ -106,7 +107,9 @@ class Upstream(Peer):
                 fault = fault or "content-length does not add up"
         else:
             fault = block.response_fault()
-            if 100 <= block.status < 200 and (end_stream or block.status == 101):
+            if block.status < 100:
+                fault = fault or "a :status below 100"
+            elif block.status < 200 and (end_stream or block.status == 101):
                 fault = fault or f"a {block.status} that cannot stand in HTTP/2"
         if fault:
             self.stream_fault(stream_id, frames.PROTOCOL_ERROR, fault)
@@ -144,6 +147,8 @@ class Upstream(Peer):
     def stream_fault(self, stream_id: i64, code: i64, message: str) -> None:
         if not self._faults.spend(self.now):
             raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too many stream errors, last: " + message)
+        if self.is_idle(stream_id):
+            raise ConnectionFault(code, message)  # RST_STREAM may not go to an idle stream (section 6.4)
         stream = self.streams.pop(stream_id, None)
         self.reset(stream_id, code)
         if stream is not None:
@@ -161,6 +166,11 @@ class Upstream(Peer):
         self.backend.settings_received(self)
 
     def goaway_received(self, last_stream_id: i64, code: i64, debug: bytes) -> None:
+        if last_stream_id > self._last_taken:
+            raise ConnectionFault(
+                frames.PROTOCOL_ERROR, "a GOAWAY that takes more streams than the one before"
+            )
+        self._last_taken = last_stream_id
         first = not self.draining
         self.draining = True
         refused = [s for s in self.streams.values() if s.up_id > last_stream_id]

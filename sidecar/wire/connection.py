@@ -199,6 +199,8 @@ class Connection:
             length: i64 = (word >> 8) & 0xFFFFFF
             kind: i64 = word & 0xFF
             if length > frames.MAX_FRAME:
+                if not self.peer_ready and data.startswith(b"HTTP/"):
+                    raise ConnectionFault(frames.PROTOCOL_ERROR, "it speaks HTTP/1, not HTTP/2")
                 raise ConnectionFault(frames.FRAME_SIZE_ERROR, f"a frame of {length} octets")
             body = at + HEADER_LENGTH
             if end - body < length:
