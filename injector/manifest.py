@@ -1,15 +1,17 @@
-"""`python -m injector inject`: a file of manifests in, the same with the sidecar in their pods out."""
+"""Files of manifests: read as kubectl reads them, their pods changed, and written again.
+
+`python -m injector inject` and the `evenstream` commands share this.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, Final
 
 import yaml
 
 from injector.admission.decision import BadPodError, Options, decide, inject
-from injector.admission.workloads import BadManifestError, transform
+from injector.admission.workloads import BadManifestError, Change, Warn, transform
 
 # What kubectl would still send to an API server (3 MiB an object), for a file of several.
 MAX_BYTES: Final = 10 * 1024 * 1024
@@ -52,12 +54,6 @@ _Loader.yaml_implicit_resolvers = _resolvers()
 def inject_text(data: bytes, options: Options) -> tuple[str, list[str]]:
     """(manifests, warnings). Documents without a pod that asks come out as they went in but for their
     layout. Raises BadManifestError naming the document."""
-    if len(data) > MAX_BYTES:
-        raise BadManifestError(f"allowed: at most {MAX_BYTES} bytes")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise BadManifestError("not UTF-8 text") from None
     warnings: list[str] = []
 
     def change(where: str, pod: Json) -> Json:
@@ -71,15 +67,32 @@ def inject_text(data: bytes, options: Options) -> tuple[str, list[str]]:
     def warn(where: str, text: str) -> None:
         warnings.append(f"{where}: evenstream: {text}")
 
-    documents = []
-    for number, document in enumerate(_documents(text), 1):
-        try:
-            documents.append(transform(document, change, warn))
-        except BadManifestError as error:
-            raise BadManifestError(f"document {number}: {error}") from None
+    return dump(each_pod(parse(data), change, warn)), warnings
+
+
+def parse(data: bytes) -> list[Any]:
+    """The documents of a file. Raises BadManifestError."""
+    if len(data) > MAX_BYTES:
+        raise BadManifestError(f"allowed: at most {MAX_BYTES} bytes")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise BadManifestError("not UTF-8 text") from None
+    documents = _documents(text)
     if not documents:
         raise BadManifestError("there is no manifest in it")
-    return _dump(documents), warnings
+    return documents
+
+
+def each_pod(documents: list[Any], change: Change, warn: Warn) -> list[Any]:
+    """The documents with `change` made to each pod and pod template. Raises BadManifestError naming the document."""
+    changed = []
+    for number, document in enumerate(documents, 1):
+        try:
+            changed.append(transform(document, change, warn))
+        except BadManifestError as error:
+            raise BadManifestError(f"document {number}: {error}") from None
+    return changed
 
 
 def _documents(text: str) -> list[Any]:
@@ -107,6 +120,7 @@ def _too_many(documents: list[Any]) -> bool:
     return seen > MAX_VALUES
 
 
-def _dump(documents: list[Mapping[str, Any]]) -> str:
+def dump(documents: list[Any]) -> str:
+    """As YAML, without aliases."""
     text = yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
     return str(text)

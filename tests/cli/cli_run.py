@@ -1,0 +1,33 @@
+"""The command line as people run it: a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def evenstream(*arguments: str, text: str = "", **environment: str) -> Done:
+    """Without colours, as there is no terminal."""
+    done = subprocess.run(
+        [sys.executable, "-m", "injector.cli", *arguments],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, **environment},
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
