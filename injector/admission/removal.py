@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from contract import names
 from injector.admission.decision import is_injected
 
 Json = dict[str, Any]
+
+_OUR_VOLUMES: Final = (names.TOKEN_VOLUME, names.STATE_VOLUME)
 
 
 def uninject(pod: Mapping[str, Any], *, disable: bool) -> Json:
@@ -25,7 +27,7 @@ def uninject(pod: Mapping[str, Any], *, disable: bool) -> Json:
         ours = _containers(status)
         for key in ("initContainers", "containers"):
             _keep(spec, key, lambda container: container.get("name") not in ours)
-        _keep(spec, "volumes", lambda volume: volume.get("name") != names.TOKEN_VOLUME)
+        _keep(spec, "volumes", lambda volume: volume.get("name") not in _OUR_VOLUMES)
     if disable and annotations.get(names.INJECT_ANNOTATION, "disabled") != "disabled":
         annotations[names.INJECT_ANNOTATION] = "disabled"
     if annotations == _map(metadata.get("annotations")):
