@@ -9,6 +9,7 @@ import click
 
 from contract import names, settings, values
 from injector.cli import codes
+from injector.cli.cluster import COMPLETION_SECONDS, PAGE, namespaced, open_cluster
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,6 +67,45 @@ def output(*forms: str) -> Callable[[F], F]:
         show_default=True,
         help="What to print: for people, or for programs.",
     )
+
+
+def cluster(function: F) -> F:
+    """--context and --kubeconfig."""
+    context = click.option("--context", default="", metavar="NAME", help="The kubeconfig's context to use.")
+    config = click.option(
+        "--kubeconfig", default="", metavar="FILE", help="The kubeconfig; else KUBECONFIG, ~/.kube/config."
+    )
+    return context(config(function))
+
+
+def namespace(text: str) -> Callable[[F], F]:
+    return click.option(
+        *("-n", "--namespace"),
+        default="",
+        metavar="NAME",
+        callback=lambda ctx, param, given: parsed(values.label)(ctx, param, given) if given else "",
+        help=text,
+        shell_complete=complete("namespaces"),
+    )
+
+
+def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Completes the names of `pods`, `services` or `namespaces`."""
+
+    def completed(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+        """A cluster that does not answer at once completes nothing, and says nothing."""
+        try:
+            cluster = open_cluster(
+                ctx.params.get("context") or "", ctx.params.get("kubeconfig") or "", COMPLETION_SECONDS
+            )
+            within = "" if kind == "namespaces" else ctx.params.get("namespace") or cluster.namespace
+            found = cluster.get(namespaced(kind, within), limit=PAGE)["items"]
+            known = [str(one["metadata"]["name"]) for one in found]
+        except (codes.CliError, KeyError, TypeError):
+            return []
+        return [name for name in known if name.startswith(incomplete)]
+
+    return completed
 
 
 def files(function: F) -> F:
