@@ -30,4 +30,6 @@ SERVICE_ACCOUNT_DIR: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 STATE_DIR: Final = "/var/lib/evenstream"
 
 DEFAULT_SIDECAR_IMAGE: Final = "evenstream-sidecar:dev"
+# What nearly every cluster has; the injector is told where it is another.
+DEFAULT_CLUSTER_DOMAIN: Final = "cluster.local"
 SYSTEM_NAMESPACE: Final = "evenstream-system"

@@ -75,7 +75,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         parse=values.one_of("iptables", "hosts", "none"),
         default="iptables",
         help="How the pod's outbound connections reach the sidecar: iptables redirects them, hosts gives "
-        "each named Service a loopback address, none leaves it to the application.",
+        "each Service named in `services` a loopback address of its own and needs no privilege, none leaves it "
+        "to the application.",
     ),
     _setting(
         "services",

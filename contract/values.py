@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Final, NamedTuple
 
 # A DNS-1035 label, as Kubernetes wants for a Service (KEP-5311 relaxes it to DNS-1123), 63 characters at most.
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_QUANTITY: Final = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+_QUANTITY: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+_FACTOR: Final[Mapping[str | None, Fraction]] = {
+    None: Fraction(1),
+    "m": Fraction(1, 1000),
+    **{suffix: Fraction(1000**power) for power, suffix in enumerate("kMGT", 1)},
+    **{suffix: Fraction(1024**power) for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)},
+}
 # An image reference as the distribution spec has it, loosely: no spaces, no upper-case repository.
 _IMAGE: Final = re.compile(
     r"([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
 )
 MAX_PORT: Final = 65535
+# RFC 1035's 255 less what stands in front: two labels, "svc" and dots.
+MAX_DOMAIN: Final = 120
 # More would not fit an iptables-restore input or an environment anybody reads.
 MAX_LIST_ITEMS: Final = 100
 
@@ -126,7 +135,7 @@ def services(text: str) -> tuple[ServiceRef, ...]:
         return tuple(service(item) for item in _listed(text))
     except BadValueError:
         raise BadValueError(
-            "allowed: NAME:PORT or NAME.NAMESPACE:PORT, separated by commas, "
+            "allowed: Services of this cluster as NAME:PORT or NAME.NAMESPACE:PORT, separated by commas, "
             "such as greeter:50051, orders.shop:7000"
         ) from None
 
@@ -178,10 +187,23 @@ def directory(text: str) -> str:
     return text
 
 
+def domain(text: str) -> str:
+    if not text or len(text) > MAX_DOMAIN or not all(_LABEL.fullmatch(part) for part in text.split(".")):
+        raise BadValueError("allowed: a DNS name without a dot at its end, such as cluster.local")
+    return text
+
+
 def quantity(text: str) -> str:
     if not _QUANTITY.fullmatch(text):
         raise BadValueError("allowed: a Kubernetes quantity, such as 50m, 0.5 or 64Mi")
     return text
+
+
+def quantity_value(text: str) -> Fraction:
+    """What a text that `quantity` takes amounts to: cores or bytes. Raises BadValueError for any other."""
+    found = _QUANTITY.fullmatch(quantity(text))
+    assert found is not None
+    return Fraction(found[1]) * _FACTOR[found[2]]
 
 
 def image(text: str) -> str:

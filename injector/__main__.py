@@ -20,6 +20,8 @@ SECRET: Final = "evenstream-injector-certificates"  # noqa: S105 - the name of a
 WEBHOOK_CONFIGURATION: Final = "evenstream-injector"
 WEBHOOK: Final = "inject.evenstream.dev"
 IMAGE_VARIABLE: Final = names.ENV_PREFIX + "SIDECAR_IMAGE"
+DOMAIN_VARIABLE: Final = names.ENV_PREFIX + "CLUSTER_DOMAIN"
+KIND_VARIABLE: Final = names.ENV_PREFIX + "SIDECAR_KIND"
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -56,11 +58,33 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         metavar="IMAGE",
         help=f"the sidecar's image where a pod names none (environment: {IMAGE_VARIABLE}; %(default)s)",
     )
+    common.add_argument(
+        "--cluster-domain",
+        type=_with(values.domain),
+        default=environment.get(DOMAIN_VARIABLE) or names.DEFAULT_CLUSTER_DOMAIN,
+        metavar="DOMAIN",
+        help=f"what Services' names end in (environment: {DOMAIN_VARIABLE}; %(default)s)",
+    )
+    common.add_argument(
+        "--sidecar-kind",
+        type=_with(values.one_of("auto", "native", "plain")),
+        default=environment.get(KIND_VARIABLE) or "auto",
+        metavar="KIND",
+        help="auto: native, but plain where the API server is older than 1.29; native: an init container with "
+        f"restartPolicy Always; plain: the first of the containers (environment: {KIND_VARIABLE}; %(default)s)",
+    )
     inject = commands.add_parser(
         "inject", parents=[common], help="add the sidecar to manifests and print them"
     )
     inject.add_argument(
         "-f", "--filename", required=True, metavar="FILE", help="manifests; - is standard input"
+    )
+    inject.add_argument(
+        "-n",
+        "--namespace",
+        type=_with(values.label),
+        metavar="NAME",
+        help="where manifests that name no namespace will be applied",
     )
     serve = commands.add_parser("serve", parents=[common], help="run the admission webhook in a cluster")
     add = serve.add_argument
@@ -93,7 +117,7 @@ def _inject(given: argparse.Namespace, options: Options) -> int:
             open(0, "rb", closefd=False) if given.filename == "-" else Path(given.filename).open("rb") as file
         ):
             data = file.read(manifest.MAX_BYTES + 1)
-        text, warnings = manifest.inject_text(data, options)
+        text, warnings = manifest.inject_text(data, options, given.namespace or "")
     except OSError as error:
         return _fail(f"{name}: {error.strerror}", EXIT_USAGE)
     except BadManifestError as error:
@@ -117,9 +141,11 @@ def _serve(given: argparse.Namespace, options: Options) -> int:
     place = cluster.Place(given.namespace, given.secret, given.webhook_configuration, WEBHOOK)
     api = cluster.Cluster(settings_, place)
     store = certs.Store(api, [f"{given.service}.{given.namespace}.svc", *given.dns_name])
-    webhook.configure(settings_, server.Server(given.address, given.port, store, api))
+    installation = webhook.Installation(options, given.sidecar_kind, api)
+    listening = server.Server(given.address, given.port, store, api, also=installation.refresh)
+    webhook.configure(settings_, listening)
     try:
-        webhook.run(options, settings_)
+        webhook.run(installation, settings_)
     except (kopf.LoginError, OSError) as error:
         return _fail(f"serve: {type(error).__name__}: {error}", EXIT_FAILED)
     return 0
@@ -132,7 +158,13 @@ def _fail(text: str, code: int) -> int:
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     given = _parser(environment).parse_args(arguments)
-    options = Options(given.sidecar_image, importlib.metadata.version("evenstream"))
+    options = Options(
+        sidecar_image=given.sidecar_image,
+        version=importlib.metadata.version("evenstream"),
+        cluster_domain=given.cluster_domain,
+        # Nobody to ask, by hand: native, as every supported Kubernetes has them.
+        native_sidecars=given.sidecar_kind != "plain",
+    )
     return _inject(given, options) if given.command == "inject" else _serve(given, options)
 
 

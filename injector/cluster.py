@@ -1,7 +1,7 @@
-"""The three calls to the Kubernetes API that the injector makes itself: read and write its Secret, and
-put the CA into its MutatingWebhookConfiguration.
+"""The calls to the Kubernetes API that the injector makes itself: read and write its Secret, put the CA into
+its MutatingWebhookConfiguration, and ask for the server's version.
 
-Over aiohttp, which kopf brings, rather than the `kubernetes` client: that costs 40 MB for three calls.
+Over aiohttp, which kopf brings, rather than the `kubernetes` client: that costs 40 MB for four calls.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import logging
 import os
+import re
 import ssl
 import tempfile
 from collections.abc import Mapping
@@ -91,6 +92,16 @@ class Cluster:
         status, _ = await self._call("PATCH", path, body, "application/strategic-merge-patch+json")
         if status == 404:
             raise ApiError(f"MutatingWebhookConfiguration {self._place.webhook_configuration} does not exist")
+
+    async def version(self) -> tuple[int, int]:
+        """The API server's (major, minor). Every account may ask. Raises ApiError, also for no version."""
+        _, found = await self._call("GET", "/version")
+        # Minor is "34", or "34+" where a provider built it.
+        parts = [re.match(r"[0-9]{1,4}", str((found or {}).get(key, ""))) for key in ("major", "minor")]
+        if None in parts:
+            raise ApiError(f"GET /version: no major and minor in {str(found)[:MAX_ERROR_TEXT]}")
+        major, minor = (int(part[0]) for part in parts if part is not None)
+        return major, minor
 
     def _secrets(self, name: str) -> str:
         return f"/api/v1/namespaces/{self._place.namespace}/secrets/{name}".rstrip("/")

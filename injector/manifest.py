@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 
 from injector.admission.decision import BadPodError, Options, decide, inject
-from injector.admission.workloads import BadManifestError, Change, Warn, transform
+from injector.admission.workloads import BadManifestError, Change, Warn, Where, transform
 
 # What kubectl would still send to an API server (3 MiB an object), for a file of several.
 MAX_BYTES: Final = 10 * 1024 * 1024
@@ -51,20 +51,21 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
 _Loader.yaml_implicit_resolvers = _resolvers()
 
 
-def inject_text(data: bytes, options: Options) -> tuple[str, list[str]]:
+def inject_text(data: bytes, options: Options, namespace: str = "") -> tuple[str, list[str]]:
     """(manifests, warnings). Documents without a pod that asks come out as they went in but for their
-    layout. Raises BadManifestError naming the document."""
+    layout. `namespace`: of objects that name none, "" if it is not known. Raises BadManifestError naming the
+    document."""
     warnings: list[str] = []
 
-    def change(where: str, pod: Json) -> Json:
+    def change(where: Where, pod: Json) -> Json:
         try:
-            decision = decide(pod, options)
+            decision = decide(pod, options, where.namespace or namespace)
         except BadPodError as error:
             raise BadManifestError(f"{where}: {error}") from None
         warnings.extend(f"{where}: {warning}" for warning in decision.warnings)
         return inject(pod, decision)
 
-    def warn(where: str, text: str) -> None:
+    def warn(where: Where, text: str) -> None:
         warnings.append(f"{where}: evenstream: {text}")
 
     return dump(each_pod(parse(data), change, warn)), warnings

@@ -81,8 +81,12 @@ class Server:
         port: int,
         certificates: Certificates,
         trust: Trust,
+        *,
+        also: Callable[[], Awaitable[None]] | None = None,
         refresh_seconds: float = REFRESH_SECONDS,
     ) -> None:
+        """`also`: called with each look at the certificates; it must not raise."""
+        self._also = also
         self._refresh_seconds = refresh_seconds
         self._host = host
         self._port = port
@@ -143,6 +147,8 @@ class Server:
 
     async def _refresh(self) -> None:
         """Take the Secret's bundle. The API server is told to trust its CA before the certificate is used."""
+        if self._also is not None:
+            await self._also()
         bundle = await self._certificates.current(datetime.datetime.now(datetime.UTC))
         await self._trust.trust(bundle.ca_certificates)
         if bundle != self._bundle:

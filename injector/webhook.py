@@ -8,18 +8,53 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, Literal, Protocol
 
 import kopf
 
 from injector.admission.decision import BadPodError, Decision, Options, decide
-from injector.cluster import login
+from injector.cluster import ApiError, login
 from injector.server import Server, exchange
+
+# SidecarContainers (KEP-753) is on by default from here on.
+NATIVE_SIDECARS_SINCE: Final = (1, 29)
+
+SidecarKind = Literal["auto", "native", "plain"]
 
 _log = logging.getLogger(__name__)
 
 
-def registry(options: Options) -> kopf.OperatorRegistry:
+class Versioned(Protocol):
+    async def version(self) -> tuple[int, int]: ...
+
+
+class Installation:
+    """The options in force. `kind`: auto follows the API server's version, which an upgrade changes."""
+
+    def __init__(self, options: Options, kind: SidecarKind, api: Versioned) -> None:
+        self.options = options._replace(native_sidecars=kind != "plain")
+        self._kind = kind
+        self._api = api
+
+    async def refresh(self) -> None:
+        """Look at the version again. Does not raise: what was known, native at first, stays in force."""
+        if self._kind != "auto":
+            return
+        try:
+            version = await self._api.version()
+        except ApiError as error:
+            _log.warning("server version not known, sidecars stay %s: %s", self._word(), error)
+            return
+        before = self.options.native_sidecars
+        self.options = self.options._replace(native_sidecars=version >= NATIVE_SIDECARS_SINCE)
+        if self.options.native_sidecars != before:
+            _log.info("Kubernetes %d.%d: sidecars are %s from now on", *version, self._word())
+
+    def _word(self) -> str:
+        return "native" if self.options.native_sidecars else "plain"
+
+
+def registry(installation: Installation) -> kopf.OperatorRegistry:
     """The handlers: how to log in, and what to do with a pod that is being created."""
     handlers = kopf.OperatorRegistry()
 
@@ -30,7 +65,7 @@ def registry(options: Options) -> kopf.OperatorRegistry:
     @kopf.on.mutate("", "v1", "pods", operations=["CREATE"], id="pods", registry=handlers)
     async def pod_created(body: kopf.Body, warnings: list[str], **_: Any) -> None:
         current = exchange.get()
-        decision = _decide(dict(body), options)
+        decision = _decide(dict(body), installation.options, current.namespace)
         warnings.extend(decision.warnings)
         current.patch.extend(decision.patch)
         _log.info("pod %s: %s", _name(body, current.namespace), decision.reason)
@@ -47,18 +82,22 @@ def configure(settings: kopf.OperatorSettings, server: Server) -> None:
     settings.peering.standalone = True
 
 
-def run(options: Options, settings: kopf.OperatorSettings) -> None:
+def run(installation: Installation, settings: kopf.OperatorSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises what kopf raises when the API server cannot be asked at start."""
     # Left to itself, kopf asks for the user's name, and user 15016 has none in the image.
     identity: Any = "evenstream-injector"
     kopf.run(
-        registry=registry(options), settings=settings, identity=identity, standalone=True, clusterwide=True
+        registry=registry(installation),
+        settings=settings,
+        identity=identity,
+        standalone=True,
+        clusterwide=True,
     )
 
 
-def _decide(pod: Mapping[str, Any], options: Options) -> Decision:
+def _decide(pod: Mapping[str, Any], options: Options, namespace: str) -> Decision:
     try:
-        return decide(pod, options)
+        return decide(pod, options, namespace)
     except BadPodError as error:
         return Decision((), (f"evenstream: pod left without the sidecar: {error}",), str(error))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from contract import names, settings
+from injector.admission.shape import as_map, pod_budget
 
 # A pod may have IPv4, IPv6 or both, and the kubelet's probes come to whichever is the pod's first address.
 # [::] without IPV6_V6ONLY serves both; the admin port itself shows no more than health and metrics off
@@ -34,6 +35,10 @@ TOKEN_MODE: Final = 0o644
 # Of the state volume: the one file there has 4 MiB at most (sidecar/discovery/saved.py), and for a moment twice that.
 STATE_SIZE: Final = "16Mi"
 
+# A plain sidecar holds back the containers after it until it answers (`sidecar.gate`), and its end until
+# the application's connections have gone, or this long: 5 s of the default grace period are left to drain.
+PLAIN_STOP_SECONDS: Final = 25
+
 # Settings that the sidecar reads from its environment and that an annotation may set. Unset ones are not
 # written, so that a sidecar of another version keeps its own defaults.
 _PASSED_ON: Final = tuple(s for s in settings.SETTINGS if s.annotation and s.env)
@@ -41,16 +46,21 @@ _PASSED_ON: Final = tuple(s for s in settings.SETTINGS if s.annotation and s.env
 Json = dict[str, Any]
 
 
-def resources(values: Mapping[str, Any]) -> Json:
-    """requests and limits from the parsed annotations; a limit that is unset is left out."""
-    kinds = ("cpu", "memory")
-    requests = {kind: values[f"sidecar-{kind}-request"] for kind in kinds}
-    limits = {kind: values[f"sidecar-{kind}-limit"] for kind in kinds if values[f"sidecar-{kind}-limit"]}
-    return {"requests": requests, "limits": limits} if limits else {"requests": requests}
+def resources(values: Mapping[str, Any], spec: Mapping[str, Any]) -> Json:
+    """requests and limits from the parsed annotations; a limit that is unset is left out, and so is what the
+    pod has a budget for, which all its containers draw from."""
+    budget = pod_budget(spec)
+    found: Json = {}
+    for bound in ("request", "limit"):
+        for kind in ("cpu", "memory"):
+            figure = values[f"sidecar-{kind}-{bound}"]
+            if figure and kind not in budget:
+                found.setdefault(f"{bound}s", {})[kind] = figure
+    return found
 
 
-def _locked_down(**more: Any) -> Json:
-    return {
+def _locked_down(spec: Mapping[str, Any], **more: Any) -> Json:
+    found = {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
         "privileged": False,
@@ -58,6 +68,12 @@ def _locked_down(**more: Any) -> Json:
         "seccompProfile": {"type": "RuntimeDefault"},
         **more,
     }
+    # A profile that was written for the application knows nothing of this program. The node has AppArmor,
+    # or the pod could not run there anyhow; elsewhere a profile asked for would keep the pod from starting.
+    profile = as_map(as_map(spec.get("securityContext")).get("appArmorProfile"))
+    if profile.get("type") == "Localhost":
+        found["appArmorProfile"] = {"type": "RuntimeDefault"}
+    return found
 
 
 def _probe(path: str, period: int, failures: int) -> Json:
@@ -69,12 +85,15 @@ def _probe(path: str, period: int, failures: int) -> Json:
     }
 
 
-def environment(annotations: Mapping[str, str], values: Mapping[str, Any]) -> list[Json]:
-    """EVENSTREAM_* for the sidecar. The namespace comes from the downward API: a pod made by a controller
-    has none yet at admission, and a manifest given to `inject` may be applied to any."""
+def environment(annotations: Mapping[str, str], values: Mapping[str, Any], listen: str = "") -> list[Json]:
+    """EVENSTREAM_* for the sidecar; `listen`: the listeners of `capture: hosts`. The namespace comes from
+    the downward API: a pod made by a controller has none yet at admission, and a manifest given to `inject`
+    may be applied to any."""
     fixed = {"source": "kubernetes", "admin": ADMIN_ADDRESS, "state-dir": names.STATE_DIR}
     if values["capture-mode"] == "iptables":
         fixed["capture"] = str(names.CAPTURE_PORT)
+    if listen:
+        fixed["listen"] = listen
     given = {s.name: annotations[s.annotation] for s in _PASSED_ON if s.annotation in annotations}
     written: list[Json] = [
         {"name": settings.BY_NAME[name].env, "value": text} for name, text in {**fixed, **given}.items()
@@ -83,27 +102,37 @@ def environment(annotations: Mapping[str, str], values: Mapping[str, Any]) -> li
     return [*written, {"name": settings.BY_NAME["namespace"].env, "valueFrom": namespace}]
 
 
-def sidecar(annotations: Mapping[str, str], values: Mapping[str, Any], image: str) -> Json:
-    """The native sidecar (KEP-753): an init container with restartPolicy Always.
+def sidecar(
+    annotations: Mapping[str, str],
+    values: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    image: str,
+    *,
+    listen: str = "",
+    native: bool = True,
+) -> Json:
+    """The native sidecar (KEP-753), an init container with restartPolicy Always; or, for clusters without
+    those, a container that is to stand before all others.
 
     Startup asks /livez, not /readyz: the application starts as soon as the sidecar takes connections, even
     where endpoints cannot be learnt (it then passes connections through). Readiness asks /readyz, which
     stays true once discovery has answered: a rollout whose sidecars learn nothing halts, and an API server
     that fails later takes no pod out of service.
     """
+    start = {"restartPolicy": "Always"} if native else {"lifecycle": _gate()}
     return {
         "name": names.SIDECAR_CONTAINER,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "restartPolicy": "Always",
-        "env": environment(annotations, values),
+        **start,
+        "env": environment(annotations, values, listen),
         "ports": [{"name": ADMIN_PORT_NAME, "containerPort": names.ADMIN_PORT, "protocol": "TCP"}],
         "startupProbe": _probe("/livez", STARTUP_PERIOD_SECONDS, STARTUP_FAILURES),
         "readinessProbe": _probe("/readyz", READINESS_PERIOD_SECONDS, READINESS_FAILURES),
         "livenessProbe": _probe("/livez", LIVENESS_PERIOD_SECONDS, LIVENESS_FAILURES),
-        "resources": resources(values),
+        "resources": resources(values, spec),
         "securityContext": _locked_down(
-            runAsNonRoot=True, runAsUser=names.SIDECAR_UID, runAsGroup=names.SIDECAR_GID
+            spec, runAsNonRoot=True, runAsUser=names.SIDECAR_UID, runAsGroup=names.SIDECAR_GID
         ),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
@@ -113,7 +142,17 @@ def sidecar(annotations: Mapping[str, str], values: Mapping[str, Any], image: st
     }
 
 
-def capture_init(values: Mapping[str, Any], image: str) -> Json:
+def _gate() -> Json:
+    """The kubelet starts containers one after the other and waits for each one's postStart. It stops them all
+    at once, so ours waits in preStop while the application still has connections."""
+    program = ["python3", "-m", "sidecar.gate"]
+    return {
+        "postStart": {"exec": {"command": [*program, f"--up={STARTUP_FAILURES * STARTUP_PERIOD_SECONDS}"]}},
+        "preStop": {"exec": {"command": [*program, f"--idle={PLAIN_STOP_SECONDS}"]}},
+    }
+
+
+def capture_init(values: Mapping[str, Any], spec: Mapping[str, Any], image: str) -> Json:
     """Sets the redirect rules and ends. NET_ADMIN counts only for user 0 (no ambient capabilities in
     Kubernetes), so this one container runs as root, with that capability and no other."""
     arguments = []
@@ -121,14 +160,14 @@ def capture_init(values: Mapping[str, Any], image: str) -> Json:
         arguments.append("--exclude-outbound-ports=" + ",".join(map(str, values["exclude-outbound-ports"])))
     if values["exclude-outbound-cidrs"]:
         arguments.append("--exclude-outbound-cidrs=" + ",".join(values["exclude-outbound-cidrs"]))
-    security = _locked_down(runAsNonRoot=False, runAsUser=0, runAsGroup=0)
+    security = _locked_down(spec, runAsNonRoot=False, runAsUser=0, runAsGroup=0)
     security["capabilities"] = {"drop": ["ALL"], "add": ["NET_ADMIN"]}
     container: Json = {
         "name": names.INIT_CONTAINER,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["python3", "-m", "sidecar.capture"],
-        "resources": resources(values),
+        "resources": resources(values, spec),
         "securityContext": security,
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }

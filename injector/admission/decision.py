@@ -9,10 +9,12 @@ from typing import Any, Final, NamedTuple, cast
 import jsonpatch
 
 from contract import names, settings
-from injector.admission import containers, refusals
+from injector.admission import containers, hosts, refusals, shape
 
 # An API server cuts warnings when all of a request's are over 4096 characters; a value stays readable in 100.
 MAX_SHOWN_VALUE: Final = 100
+# kubectl logs, exec and attach take the container that this names; without it, the pod's first.
+DEFAULT_CONTAINER_ANNOTATION: Final = "kubectl.kubernetes.io/default-container"
 
 Json = dict[str, Any]
 
@@ -22,6 +24,9 @@ class Options(NamedTuple):
 
     sidecar_image: str = names.DEFAULT_SIDECAR_IMAGE
     version: str = ""
+    cluster_domain: str = names.DEFAULT_CLUSTER_DOMAIN
+    # Whether the cluster has native sidecars: Kubernetes 1.29 and later.
+    native_sidecars: bool = True
 
 
 class Decision(NamedTuple):
@@ -37,12 +42,12 @@ class BadPodError(ValueError):
     """Not a pod: the text says which field is of the wrong kind."""
 
 
-def decide(pod: Mapping[str, Any], options: Options) -> Decision:
+def decide(pod: Mapping[str, Any], options: Options, namespace: str = "") -> Decision:
     """What to do with a pod, or with a pod template (which has the same metadata and spec).
 
-    A pod that did not ask, or that has the sidecar already, gets neither patch nor warning: a second pass
-    changes nothing. Never raises for anything a user can write into an annotation; BadPodError if `pod`
-    is not shaped like one.
+    `namespace`: where the pod will be, "" if that is not known. A pod that did not ask, or that has the
+    sidecar already, gets neither patch nor warning: a second pass changes nothing. Never raises for anything
+    a user can write into an annotation; BadPodError if `pod` is not shaped like one.
     """
     metadata, spec = _mapping(pod, "metadata"), _mapping(pod, "spec")
     annotations = metadata.get("annotations") or {}
@@ -62,12 +67,21 @@ def decide(pod: Mapping[str, Any], options: Options) -> Decision:
     _check_lists(spec)
     if is_injected(annotations, spec):
         return Decision((), (), "injected already")
-    reason = refusals.refusal(annotations, spec, values["capture-mode"])
+    reason = refusals.refusal(
+        annotations,
+        spec,
+        values,
+        namespace=namespace,
+        cluster_domain=options.cluster_domain,
+        native=options.native_sidecars,
+    )
     if reason:
         return _unchanged(reason)
-    return Decision(
-        _patch(annotations, spec, values, options), (), f"injected, capture {values['capture-mode']}"
-    )
+    additions = _additions(annotations, spec, values, options, namespace)
+    reason = refusals.too_many_annotations(annotations, additions.annotations)
+    if reason:
+        return _unchanged(reason)
+    return Decision(additions.patch(annotations, spec), (), f"injected, capture {values['capture-mode']}")
 
 
 def inject(pod: Mapping[str, Any], decision: Decision) -> Json:
@@ -78,47 +92,89 @@ def inject(pod: Mapping[str, Any], decision: Decision) -> Json:
 def is_injected(annotations: Mapping[str, str], spec: Mapping[str, Any]) -> bool:
     """Our container and our record of it: either alone is something else that has the name."""
     return names.STATUS_ANNOTATION in annotations and any(
-        container.get("name") == names.SIDECAR_CONTAINER for container in refusals.containers(spec)
+        container.get("name") == names.SIDECAR_CONTAINER for container in shape.containers(spec)
     )
 
 
-def _patch(
-    annotations: Mapping[str, str], spec: Mapping[str, Any], values: Mapping[str, Any], options: Options
-) -> list[Json]:
-    """The sidecar first, then the rules, then the pod's own init containers.
+class _Additions(NamedTuple):
+    """All that an injected pod has more than before. Each list goes to one end of the pod's own."""
+
+    first_init_containers: list[Json]
+    last_init_containers: list[Json]
+    first_containers: list[Json]
+    volumes: list[Json]
+    host_aliases: list[Json]
+    annotations: dict[str, str]
+
+    def patch(self, annotations: Mapping[str, str], spec: Mapping[str, Any]) -> list[Json]:
+        return [
+            *_in_front(spec, "initContainers", self.first_init_containers),
+            *_at_the_end(spec, "initContainers", self.last_init_containers),
+            *_in_front(spec, "containers", self.first_containers),
+            *_at_the_end(spec, "volumes", self.volumes),
+            *_at_the_end(spec, "hostAliases", self.host_aliases),
+            *(
+                _add("/metadata/annotations/" + key.replace("~", "~0").replace("/", "~1"), text)
+                for key, text in self.annotations.items()
+            ),
+        ]
+
+
+def _additions(
+    annotations: Mapping[str, str],
+    spec: Mapping[str, Any],
+    values: Mapping[str, Any],
+    options: Options,
+    namespace: str,
+) -> _Additions:
+    """A native sidecar comes first, then the rules, then the pod's own init containers.
 
     So the rules are set only once the sidecar takes connections, there is no moment at which the pod's
     connections have nowhere to go, and the pod's own init containers and native sidecars, which may need
     the network, find it working. Stopping goes the other way round: the sidecar is the last to go.
+
+    A plain sidecar starts after all init containers. So the rules come last of them, and init containers
+    that need the network have it without us.
     """
-    image = values["sidecar-image"] if _asked(annotations, "sidecar-image") else options.sidecar_image
-    added = [containers.sidecar(annotations, values, image)]
-    if values["capture-mode"] == "iptables":
-        added.append(containers.capture_init(values, image))
+    capture, native = values["capture-mode"], options.native_sidecars
+    asked = settings.BY_NAME["sidecar-image"].annotation in annotations
+    image = values["sidecar-image"] if asked else options.sidecar_image
+    places = hosts.places(values["services"], namespace) if capture == "hosts" else []
+    ours = [containers.sidecar(annotations, values, spec, image, listen=hosts.listens(places), native=native)]
+    rules = [containers.capture_init(values, spec, image)] if capture == "iptables" else []
     status = {
         "version": options.version,
-        "containers": [container["name"] for container in added],
-        "capture": values["capture-mode"],
+        "containers": [container["name"] for container in (*ours, *rules)],
+        "capture": capture,
         "image": image,
     }
-    patch: list[Json] = []
-    if spec.get("initContainers"):
-        # Each goes in front of those before it, so the last comes first.
-        patch += [_add("/spec/initContainers/0", container) for container in reversed(added)]
-    else:
-        patch.append(_add("/spec/initContainers", added))
-    volumes = [containers.token_volume(), containers.state_volume()]
-    if spec.get("volumes"):
-        patch += [_add("/spec/volumes/-", volume) for volume in volumes]
-    else:
-        patch.append(_add("/spec/volumes", volumes))
-    key = names.STATUS_ANNOTATION.replace("~", "~0").replace("/", "~1")
-    patch.append(_add(f"/metadata/annotations/{key}", json.dumps(status, separators=(",", ":"))))
-    return patch
+    more: dict[str, str] = {}
+    applications = shape.as_maps(spec.get("containers"))
+    if not native and applications and DEFAULT_CONTAINER_ANNOTATION not in annotations:
+        more[DEFAULT_CONTAINER_ANNOTATION] = str(applications[0].get("name", ""))
+        status["annotations"] = list(more)
+    more[names.STATUS_ANNOTATION] = json.dumps(status, separators=(",", ":"))
+    return _Additions(
+        first_init_containers=[*ours, *rules] if native else [],
+        last_init_containers=[] if native else rules,
+        first_containers=[] if native else ours,
+        volumes=[containers.token_volume(), containers.state_volume()],
+        host_aliases=hosts.aliases(places, namespace, options.cluster_domain),
+        annotations=more,
+    )
 
 
-def _asked(annotations: Mapping[str, str], name: str) -> bool:
-    return settings.BY_NAME[name].annotation in annotations
+def _in_front(spec: Mapping[str, Any], key: str, added: Sequence[Json]) -> list[Json]:
+    if not spec.get(key):
+        return [_add(f"/spec/{key}", list(added))] if added else []
+    # Each goes in front of those before it, so the last comes first.
+    return [_add(f"/spec/{key}/0", one) for one in reversed(added)]
+
+
+def _at_the_end(spec: Mapping[str, Any], key: str, added: Sequence[Json]) -> list[Json]:
+    if not spec.get(key):
+        return [_add(f"/spec/{key}", list(added))] if added else []
+    return [_add(f"/spec/{key}/-", one) for one in added]
 
 
 def _add(path: str, value: Any) -> Json:
@@ -142,7 +198,8 @@ def _mapping(pod: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _check_lists(spec: Mapping[str, Any]) -> None:
-    for key in ("initContainers", "containers", "ephemeralContainers", "volumes"):
+    """What the patch adds to must be what it looks like."""
+    for key in (*shape.CONTAINER_LISTS, "volumes", "hostAliases"):
         items = spec.get(key) or []
         if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
             raise BadPodError(f"spec.{key} is not a list of maps")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from contract import names
+from injector.admission import hosts
 from injector.admission.decision import is_injected
 
 Json = dict[str, Any]
@@ -24,10 +25,13 @@ def uninject(pod: Mapping[str, Any], *, disable: bool) -> Json:
     annotations = dict(_map(metadata.get("annotations")))
     if is_injected(annotations, spec):
         status = annotations.pop(names.STATUS_ANNOTATION)
-        ours = _containers(status)
+        for key in _listed(status, "annotations", ()):
+            annotations.pop(key, None)
+        ours = _listed(status, "containers", (names.SIDECAR_CONTAINER, names.INIT_CONTAINER))
         for key in ("initContainers", "containers"):
             _keep(spec, key, lambda container: container.get("name") not in ours)
         _keep(spec, "volumes", lambda volume: volume.get("name") not in _OUR_VOLUMES)
+        _keep(spec, "hostAliases", lambda alias: not str(alias.get("ip")).startswith(f"{hosts.NETWORK}."))
     if disable and annotations.get(names.INJECT_ANNOTATION, "disabled") != "disabled":
         annotations[names.INJECT_ANNOTATION] = "disabled"
     if annotations == _map(metadata.get("annotations")):
@@ -35,13 +39,13 @@ def uninject(pod: Mapping[str, Any], *, disable: bool) -> Json:
     return {**pod, "metadata": {**metadata, "annotations": annotations}, "spec": spec}
 
 
-def _containers(status: str) -> tuple[str, ...]:
-    """The names that the record gives; those every version uses if it cannot be read."""
+def _listed(status: str, key: str, otherwise: tuple[str, ...]) -> tuple[str, ...]:
+    """The names that the record gives; what every version uses if it cannot be read or has none."""
     try:
-        told = json.loads(status)["containers"]
+        told = json.loads(status).get(key, otherwise)
         return tuple(name for name in told if isinstance(name, str))
-    except (ValueError, KeyError, TypeError):
-        return (names.SIDECAR_CONTAINER, names.INIT_CONTAINER)
+    except (ValueError, AttributeError, TypeError):
+        return otherwise
 
 
 def _keep(spec: Json, key: str, wanted: Any) -> None:

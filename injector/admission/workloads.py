@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from contract import names
 
@@ -23,10 +23,24 @@ TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = {
 MAX_LIST_DEPTH: Final = 8
 
 Json = dict[str, Any]
-# (where it stood, for people; the pod or template) -> what takes its place
-Change = Callable[[str, Json], Json]
+
+
+class Where(str):
+    """Where a pod or template stood, for people. `namespace`: "" if the manifest does not say."""
+
+    __slots__ = ("namespace",)
+    namespace: str
+
+    def __new__(cls, label: str, namespace: str) -> Self:
+        where = super().__new__(cls, label)
+        where.namespace = namespace
+        return where
+
+
+# (where it stood; the pod or template) -> what takes its place
+Change = Callable[[Where, Json], Json]
 # (where it stood; one sentence)
-Warn = Callable[[str, str], None]
+Warn = Callable[[Where, str], None]
 
 
 class BadManifestError(ValueError):
@@ -50,10 +64,11 @@ def transform(manifest: Any, change: Change, warn: Warn, depth: int = 0) -> Any:
         return manifest
     metadata = manifest.get("metadata")
     named = metadata if isinstance(metadata, dict) else {}
-    where = f"{kind} {named.get('name') or named.get('generateName') or '(no name)'}"
+    label = f"{kind} {named.get('name') or named.get('generateName') or '(no name)'}"
+    where = Where(label, str(named.get("namespace") or ""))
     path = TEMPLATES[kind]
 
-    def changed(where: str, pod: Json) -> Json:
+    def changed(where: Where, pod: Json) -> Json:
         if path and _asks(manifest) and not _asks(pod):
             template = ".".join(path)
             warn(
@@ -71,7 +86,7 @@ def _asks(thing: Json) -> bool:
     return isinstance(annotations, dict) and names.INJECT_ANNOTATION in annotations
 
 
-def _at(node: Json, path: tuple[str, ...], where: str, change: Change) -> Json:
+def _at(node: Json, path: tuple[str, ...], where: Where, change: Change) -> Json:
     if not path:
         return change(where, node)
     below = node.get(path[0])

@@ -16,7 +16,7 @@ from injector import manifest
 from injector.admission.decision import BadPodError, Options, decide
 from injector.admission.decision import inject as injected
 from injector.admission.removal import uninject as removed
-from injector.admission.workloads import BadManifestError, Change
+from injector.admission.workloads import BadManifestError, Change, Where
 from injector.cli import codes, options, screen
 from injector.cli.findings import ERROR, WARNING, Finding, Findings
 
@@ -108,7 +108,7 @@ def inject(filenames: tuple[str, ...], recursive: bool, sidecar_image: str, outp
     for file in read(filenames, recursive=recursive):
         findings = Findings(file.name)
 
-        def change(where: str, pod: Json, findings: Findings = findings) -> Json:
+        def change(where: Where, pod: Json, findings: Findings = findings) -> Json:
             decision = _decide(where, pod, sidecar_image)
             for warning in decision.warnings:
                 findings.add(WARNING, where, warning)
@@ -119,9 +119,9 @@ def inject(filenames: tuple[str, ...], recursive: bool, sidecar_image: str, outp
     _write(documents, output)
 
 
-def _decide(where: str, pod: Json, image: str) -> Any:
+def _decide(where: Where, pod: Json, image: str) -> Any:
     try:
-        return decide(pod, _options(image))
+        return decide(pod, _options(image), where.namespace)
     except BadPodError as error:
         raise BadManifestError(f"{where}: {error}") from None
 
@@ -173,7 +173,7 @@ def diff(filenames: tuple[str, ...], recursive: bool, sidecar_image: str, output
     for file in read(filenames, recursive=recursive):
         findings = Findings(file.name)
 
-        def change(where: str, pod: Json, file: File = file, findings: Findings = findings) -> Json:
+        def change(where: Where, pod: Json, file: File = file, findings: Findings = findings) -> Json:
             decision = _decide(where, pod, sidecar_image)
             for warning in decision.warnings:
                 findings.add(WARNING, where, warning)
@@ -230,7 +230,7 @@ def validate(filenames: tuple[str, ...], recursive: bool, strict: bool, output: 
         files += 1
         findings = Findings(file.name)
 
-        def judge(where: str, pod: Json, findings: Findings = findings) -> Json:
+        def judge(where: Where, pod: Json, findings: Findings = findings) -> Json:
             _judge(where, pod, findings, counts)
             return pod
 
@@ -246,7 +246,7 @@ def validate(filenames: tuple[str, ...], recursive: bool, strict: bool, output: 
     return codes.FOUND if wrong else codes.OK
 
 
-def _judge(where: str, pod: Json, findings: Findings, counts: dict[str, int]) -> None:
+def _judge(where: Where, pod: Json, findings: Findings, counts: dict[str, int]) -> None:
     decision = _decide(where, pod, "")
     for warning in decision.warnings:
         findings.add(ERROR, where, warning)

@@ -71,7 +71,10 @@ def test_a_pod_without_the_annotation_never_reaches_the_webhook(namespace: Names
             ["evenstream.dev/exclude-outbound-ports", "'http'", "allowed: ports"],
         ),
         ({"captrue": "none"}, ["evenstream.dev/captrue", "known annotations"]),
-        ({"capture": "hosts"}, ["evenstream.dev/capture", "'hosts'", "allowed: iptables, none"]),
+        (
+            {"capture": "hosts"},
+            ["capture hosts needs annotation evenstream.dev/services", "allowed: NAME:PORT"],
+        ),
     ],
 )
 def test_what_is_not_allowed_leaves_the_pod_as_it_is_and_says_so(

@@ -24,6 +24,7 @@ class FakeCluster:
         ]
         self.calls: list[str] = []
         self.fail_next = 0  # this many calls are answered 500
+        self.minor = "34"  # of its version; "" for an answer without one
         self.port = 0
         self._version = 0
         self._ready = threading.Event()
@@ -73,6 +74,7 @@ class FakeCluster:
         app.router.add_post(SECRETS_PATH, self._create)
         app.router.add_put(SECRETS_PATH + "/{name}", self._replace)
         app.router.add_patch(WEBHOOK_PATH, self._patch)
+        app.router.add_get("/version", self._version_of)
         app.router.add_get("/api", self._api)
         app.router.add_get("/api/v1", self._v1)
         app.router.add_get("/apis", self._apis)
@@ -129,6 +131,9 @@ class FakeCluster:
                 return _status(422)
             webhook["clientConfig"].update(change["clientConfig"])
         return aiohttp.web.json_response({"webhooks": self.webhooks})
+
+    async def _version_of(self, _: aiohttp.web.Request) -> aiohttp.web.Response:
+        return aiohttp.web.json_response({"major": "1", "minor": self.minor} if self.minor else {})
 
     async def _api(self, _: aiohttp.web.Request) -> aiohttp.web.Response:
         return aiohttp.web.json_response({"kind": "APIVersions", "versions": ["v1"]})

@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 
 from contract import names
 from injector.admission.decision import BadPodError, Options, decide, inject
+from injector.admission.removal import uninject
 
 OPTIONS = Options("evenstream-sidecar:test", "1.2.3")
+PLAIN = OPTIONS._replace(native_sidecars=False)
+NAMESPACE = "shop"
+BOTH = st.sampled_from([OPTIONS, PLAIN])
 
 _names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?", fullmatch=True)
 _json = st.recursive(
@@ -66,6 +70,12 @@ PODS = st.fixed_dictionaries(
                 )
                 | st.none(),
                 "hostNetwork": st.booleans(),
+                "restartPolicy": st.sampled_from(["Always", "Always", "OnFailure"]),
+                "hostAliases": st.lists(
+                    st.fixed_dictionaries({"ip": st.just("10.0.0.9"), "hostnames": st.lists(_names)}),
+                    max_size=2,
+                )
+                | st.none(),
                 "securityContext": st.dictionaries(st.just("fsGroup"), st.integers(0, 9)),
                 "anythingElse": _json,
             },
@@ -74,48 +84,111 @@ PODS = st.fixed_dictionaries(
 )
 
 
-@given(PODS)
-def test_injecting_twice_is_injecting_once(pod: dict[str, Any]):
-    once = inject(pod, decide(pod, OPTIONS))
-    again = decide(once, OPTIONS)
-    assert again.patch == () or not again.patch
+OUR_CONTAINERS = (names.SIDECAR_CONTAINER, names.INIT_CONTAINER)
+OUR_VOLUMES = (names.TOKEN_VOLUME, names.STATE_VOLUME)
+OUR_ANNOTATIONS = (names.STATUS_ANNOTATION, "kubectl.kubernetes.io/default-container")
+
+
+def _injected(pod: dict[str, Any], options: Options = OPTIONS) -> dict[str, Any]:
+    return inject(pod, decide(pod, options, NAMESPACE))
+
+
+@given(PODS, BOTH)
+def test_injecting_twice_is_injecting_once(pod: dict[str, Any], options: Options):
+    once = _injected(pod, options)
+    again = decide(once, options, NAMESPACE)
+    assert not again.patch
     assert inject(once, again) == once
 
 
-@given(PODS)
-def test_nothing_of_the_pods_is_lost_changed_or_moved(pod: dict[str, Any]):
+@given(
+    PODS, BOTH, BOTH, st.lists(st.sampled_from(["init first", "container last", "container first", "volume"]))
+)
+def test_what_other_injectors_do_between_two_passes_is_left_alone(
+    pod: dict[str, Any], options: Options, later: Options, doings: list[str]
+):
+    """reinvocationPolicy IfNeeded; the second pass may even come from an injector of another mind."""
+    once = _injected(pod, options)
+    if names.STATUS_ANNOTATION not in once["metadata"]["annotations"]:
+        return
+    for number, doing in enumerate(doings):
+        one = {"name": f"other-{number}", "image": "other:1"}
+        if doing == "init first":
+            once["spec"]["initContainers"] = [one, *(once["spec"].get("initContainers") or [])]
+        elif doing == "container last":
+            once["spec"]["containers"].append(one)
+        elif doing == "container first":
+            once["spec"]["containers"].insert(0, one)
+        else:
+            once["spec"]["volumes"].insert(0, {"name": one["name"], "emptyDir": {}})
+    again = decide(once, later, NAMESPACE)
+    assert (list(again.patch), list(again.warnings)) == ([], [])
+
+
+@given(PODS, BOTH)
+def test_nothing_of_the_pods_is_lost_changed_or_moved(pod: dict[str, Any], options: Options):
     before = copy.deepcopy(pod)
-    decision = decide(pod, OPTIONS)
+    decision = decide(pod, options, NAMESPACE)
     after = inject(pod, decision)
     assert pod == before  # neither changes what it is given
     assert all(operation["op"] == "add" for operation in decision.patch)
     # Taking away what has our names gives the pod back.
-    for key in ("initContainers", "containers"):
-        kept = [one for one in after["spec"].get(key) or [] if one["name"] not in OUR_CONTAINERS]
+    ours = {
+        "initContainers": lambda one: one["name"] in OUR_CONTAINERS,
+        "containers": lambda one: one["name"] in OUR_CONTAINERS,
+        "volumes": lambda one: one["name"] in OUR_VOLUMES,
+        "hostAliases": lambda one: one["ip"].startswith("127.64."),
+    }
+    for key, is_ours in ours.items():
+        kept = [one for one in after["spec"].pop(key, None) or [] if not is_ours(one)]
         assert kept == (before["spec"].pop(key, None) or [])
-        after["spec"].pop(key, None)
-    volumes = [one for one in after["spec"].pop("volumes", None) or [] if one["name"] not in OUR_VOLUMES]
-    assert volumes == (before["spec"].pop("volumes", None) or [])
-    after["metadata"]["annotations"].pop(names.STATUS_ANNOTATION, None)
+    for key in OUR_ANNOTATIONS:
+        after["metadata"]["annotations"].pop(key, None)
     assert after == before
 
 
-OUR_CONTAINERS = (names.SIDECAR_CONTAINER, names.INIT_CONTAINER)
-OUR_VOLUMES = (names.TOKEN_VOLUME, names.STATE_VOLUME)
+@given(PODS, BOTH)
+def test_taking_it_out_again_gives_the_pod_back(pod: dict[str, Any], options: Options):
+    for key in ("initContainers", "volumes", "hostAliases"):
+        if not pod["spec"].get(key, True):
+            del pod["spec"][key]  # an empty list comes back as none
+    assert uninject(_injected(pod, options), disable=False) == pod
 
 
-@given(PODS)
-def test_a_pod_is_either_whole_or_untouched(pod: dict[str, Any]):
-    decision = decide(pod, OPTIONS)
+@given(PODS, BOTH)
+def test_a_pod_is_either_whole_or_untouched(pod: dict[str, Any], options: Options):
+    decision = decide(pod, options, NAMESPACE)
     assert not (decision.patch and decision.warnings)
-    if decision.patch:
-        after = inject(pod, decision)
-        status = json.loads(after["metadata"]["annotations"][names.STATUS_ANNOTATION])
-        first = [one["name"] for one in after["spec"]["initContainers"][: len(status["containers"])]]
-        assert first == status["containers"]
-        assert first[0] == names.SIDECAR_CONTAINER
-        assert status["image"] == OPTIONS.sidecar_image
-        assert (names.INIT_CONTAINER in first) == (status["capture"] == "iptables")
+    if not decision.patch:
+        return
+    after = inject(pod, decision)
+    status = json.loads(after["metadata"]["annotations"][names.STATUS_ANNOTATION])
+    capture = status["capture"]
+    assert status["containers"] == [
+        names.SIDECAR_CONTAINER,
+        *([names.INIT_CONTAINER] * (capture == "iptables")),
+    ]
+    assert status["image"] == OPTIONS.sidecar_image
+    init = [one["name"] for one in after["spec"].get("initContainers") or []]
+    main = [one["name"] for one in after["spec"]["containers"]]
+    if options.native_sidecars:
+        assert init[: len(status["containers"])] == status["containers"]
+        assert main == [one["name"] for one in pod["spec"]["containers"]]
+    else:
+        assert main == ["evenstream", *(one["name"] for one in pod["spec"]["containers"])]
+        assert init[len(pod["spec"].get("initContainers") or []) :] == status["containers"][1:]
+    # Each listener of capture hosts has an address in /etc/hosts, and each address a listener.
+    added = after["spec"].get("hostAliases") or []
+    listened = _environment(after).get("EVENSTREAM_LISTEN", "")
+    addresses = {address.partition(":")[0] for address in listened.split(",") if address}
+    assert {one["ip"] for one in added if one["ip"].startswith("127.64.")} == addresses
+    assert bool(addresses) == (capture == "hosts")
+
+
+def _environment(pod: dict[str, Any]) -> dict[str, str]:
+    every = [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]
+    (sidecar,) = (one for one in every if one["name"] == names.SIDECAR_CONTAINER)
+    return {one["name"]: one.get("value", "") for one in sidecar["env"]}
 
 
 @given(st.fixed_dictionaries({"metadata": _json, "spec": _json}) | st.dictionaries(st.text(), _json))
@@ -128,14 +201,25 @@ def test_what_is_no_pod_is_an_error_that_says_so_or_left_alone(thing: dict[str, 
     st.fixed_dictionaries(
         {},
         optional=dict.fromkeys(
-            ("containers", "initContainers", "volumes", "securityContext", "nodeSelector", "os"), _json
+            (
+                *("containers", "initContainers", "volumes", "securityContext", "nodeSelector", "os"),
+                *("affinity", "hostAliases", "resources", "restartPolicy"),
+            ),
+            _json,
         ),
-    )
+    ),
+    BOTH,
+    st.sampled_from(["iptables", "hosts", "none"]),
 )
-def test_a_spec_of_the_wrong_shape_never_crashes(spec: dict[str, Any]):
-    pod = {"metadata": {"annotations": {names.INJECT_ANNOTATION: "enabled"}}, "spec": spec}
+def test_a_spec_of_the_wrong_shape_never_crashes(spec: dict[str, Any], options: Options, capture: str):
+    annotations = {
+        names.INJECT_ANNOTATION: "enabled",
+        names.ANNOTATION_PREFIX + "capture": capture,
+        names.ANNOTATION_PREFIX + "services": "greeter:50051",
+    }
+    pod = {"metadata": {"annotations": annotations}, "spec": spec}
     with contextlib.suppress(BadPodError):
-        decision = decide(pod, OPTIONS)
+        decision = decide(pod, options, NAMESPACE)
         assert decision.patch or decision.warnings
 
 
@@ -204,3 +288,43 @@ def test_a_copied_status_annotation_does_not_pass_for_an_injected_pod():
 def test_annotations_that_are_no_map(annotations: Any):
     with pytest.raises(BadPodError, match=r"metadata\.annotations is not a map"):
         decide({"metadata": {"annotations": annotations}, "spec": {}}, OPTIONS)
+
+
+def test_an_annotation_that_leaves_no_room_for_the_record_is_a_warning():
+    """The API server takes 256 KiB of annotations; the pod was just below."""
+    pod = _pod()
+    pod["metadata"]["annotations"]["note"] = "x" * (256 * 1024 - 100)
+    decision = decide(pod, OPTIONS)
+    assert not decision.patch
+    (warning,) = decision.warnings
+    assert "evenstream.dev/status" in warning
+    assert "allowed: 262144" in warning
+
+
+@pytest.mark.parametrize(
+    ("request_", "limit", "fits"),
+    [
+        ("100m", "0.1", True), ("100m", "0.099", False), ("1", "1000m", True), ("0", "0", True), ("1k", "1000", True),
+        ("2", "1999m", False),
+    ],
+)  # fmt: skip
+def test_a_limit_is_at_least_the_request(request_: str, limit: str, fits: bool):
+    decision = decide(_pod(sidecar_cpu_request=request_, sidecar_cpu_limit=limit), OPTIONS)
+    assert bool(decision.patch) is fits
+    assert bool(decision.warnings) is not fits
+
+
+def test_a_plain_sidecar_leaves_kubectls_default_to_the_application():
+    pod = _pod()
+    after = inject(pod, decide(pod, PLAIN))
+    assert [one["name"] for one in after["spec"]["containers"]] == ["evenstream", "a"]
+    assert after["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"] == "a"
+
+
+def test_a_hundred_services_have_a_hundred_addresses():
+    services = ",".join(f"service-{number}:{5000 + number}" for number in range(100))
+    pod = _pod(capture="hosts", services=services)
+    after = inject(pod, decide(pod, OPTIONS, NAMESPACE))
+    aliases = after["spec"]["hostAliases"]
+    assert [one["ip"] for one in aliases] == [f"127.64.0.{number}" for number in range(1, 101)]
+    assert aliases[7]["hostnames"][0] == "service-7"

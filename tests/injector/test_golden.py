@@ -13,9 +13,15 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = sorted(path.stem for path in (GOLDEN / "in").glob("*.yaml"))
 
 
+def _flags(case: str) -> list[str]:
+    """What the manifest's first line asks for."""
+    first, _, _ = (GOLDEN / "in" / f"{case}.yaml").read_text().partition("\n")
+    return first.removeprefix("# inject:").split() if first.startswith("# inject:") else []
+
+
 def _inject(path: Path) -> tuple[str, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "injector", "inject", "-f", str(path)],
+        [sys.executable, "-m", "injector", "inject", "-f", str(path), *_flags(path.stem)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -28,7 +34,7 @@ def _inject(path: Path) -> tuple[str, str]:
 
 
 def test_there_are_cases():
-    assert len(CASES) >= 8
+    assert len(CASES) >= 15
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -48,16 +54,17 @@ def test_a_second_pass_changes_nothing(case: str):
     assert said == (GOLDEN / "out" / f"{case}.warnings").read_text()
 
 
-@pytest.mark.parametrize("case", ["left-alone", "refused"])
+@pytest.mark.parametrize("case", ["left-alone", "refused", "hosts-refused"])
 def test_what_is_not_injected_is_not_changed(case: str):
     before = list(yaml.safe_load_all((GOLDEN / "in" / f"{case}.yaml").read_text()))
     after = list(yaml.safe_load_all((GOLDEN / "out" / f"{case}.yaml").read_text()))
     assert after == before
 
 
-def test_every_refusal_says_something():
-    documents = list(yaml.safe_load_all((GOLDEN / "in" / "refused.yaml").read_text()))
-    warnings = (GOLDEN / "out" / "refused.warnings").read_text().splitlines()
+@pytest.mark.parametrize("case", ["refused", "hosts-refused"])
+def test_every_refusal_says_something(case: str):
+    documents = list(yaml.safe_load_all((GOLDEN / "in" / f"{case}.yaml").read_text()))
+    warnings = (GOLDEN / "out" / f"{case}.warnings").read_text().splitlines()
     assert len(warnings) == len(documents)
     for document, warning in zip(documents, warnings, strict=True):
         assert f" {document['metadata']['name']}: " in warning

@@ -21,6 +21,11 @@ GOLDEN = ROOT / "tests" / "golden"
 CACHE = Path(os.environ.get("EVENSTREAM_CACHE") or Path.home() / ".cache" / "evenstream")
 
 
+# Golden pods that no API server takes, with or without a sidecar: annotations that are no strings, and a
+# debugger that can only be put into a pod that runs.
+NEVER_TAKEN = ("not-text", "guaranteed", "debugged")
+
+
 def _why_not() -> str:
     if not any(CACHE.glob("bin/kubernetes-*/kube-apiserver")):
         return "needs kube-apiserver: run `hack/cluster build` first"
@@ -152,6 +157,19 @@ def test_a_pod_made_from_what_was_injected_by_hand_stays_so(api: Api, injector: 
     assert "evenstream" not in warnings
 
 
+def test_a_debugger_is_put_into_an_injected_pod_as_into_any(api: Api, injector: Injector):
+    """Ephemeral containers come by a subresource, which the webhook does not ask for."""
+    before, _ = api.create(_pod("debugged"))
+    container = {"name": "debugger", "image": "busybox:1", "targetContainerName": "client"}
+    patch = json.dumps({"spec": {"ephemeralContainers": [container]}})
+    api.kubectl(
+        "patch", "pod", "debugged", "--subresource=ephemeralcontainers", "--type=strategic", "-p", patch
+    )
+    after = json.loads(api.kubectl("get", "pod", "debugged", "-o", "json").stdout)
+    assert [one["name"] for one in after["spec"].pop("ephemeralContainers")] == ["debugger"]
+    assert after["spec"] == before["spec"]
+
+
 @pytest.mark.parametrize("inject", [None, "disabled"])
 def test_a_pod_that_did_not_ask_never_reaches_the_injector(api: Api, injector: Injector, inject: str | None):
     pod = _pod(f"did-not-ask-{inject}".lower())
@@ -182,8 +200,8 @@ def test_a_malformed_annotation_is_a_warning_of_kubectl_and_the_pod_is_admitted(
 def test_the_api_server_accepts_every_golden_manifest(api: Api, injector: Injector, case: str):
     for document in yaml.safe_load_all((GOLDEN / "out" / f"{case}.yaml").read_text()):
         for thing in document.get("items", [document]):
-            if thing["apiVersion"] == "example.com/v1" or thing["metadata"].get("name") == "not-text":
-                continue  # kinds and types that no API server takes, with or without a sidecar
+            if thing["apiVersion"] == "example.com/v1" or thing["metadata"].get("name") in NEVER_TAKEN:
+                continue
             # `out/refused.yaml` asks again, and is refused again; nothing is scheduled or kept.
             thing["metadata"]["namespace"] = "default"
             if thing["kind"] == "Pod":

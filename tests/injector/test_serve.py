@@ -166,7 +166,8 @@ def test_it_asks_the_api_server_for_no_more_than_its_rights(served):
         "POST /api/v1/namespaces/evenstream-system/secrets",
         "PUT /api/v1/namespaces/evenstream-system/secrets/evenstream-injector-certificates",
         "PATCH /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/evenstream-injector",
-        # Discovery, which every account may use.
+        # The version and discovery, which every account may use.
+        "GET /version",
         "GET /api",
         "GET /api/v1",
         "GET /apis",
@@ -201,3 +202,28 @@ def test_an_api_server_that_fails_at_first_is_asked_again(cluster: FakeCluster):
         cluster.webhooks = webhooks
         injector.wait_for("ready: listening")
         assert cluster.ca_bundle
+
+
+@pytest.mark.parametrize(
+    ("minor", "flags", "is_plain"),
+    [
+        ("28", (), True),
+        ("29+", (), False),
+        ("", (), False),
+        ("28", ("--sidecar-kind=native",), False),
+        ("34", ("--sidecar-kind=plain",), True),
+    ],
+)
+def test_the_servers_version_chooses_the_kind_of_sidecar_unless_a_flag_does(
+    cluster: FakeCluster, minor: str, flags: tuple[str, ...], is_plain: bool
+):
+    cluster.minor = minor
+    with Injector(cluster.kubeconfig, 0, *flags) as injector:
+        injector.wait_for("ready: listening")
+        assert ("GET /version" in cluster.calls) is not bool(flags)
+        response = _ask((injector, cluster), review(POD))
+        after = jsonpatch.apply_patch(POD, patch_of(response))
+        first = [after["spec"][key][0]["name"] for key in ("initContainers", "containers")]
+        assert first == (["first", "evenstream"] if is_plain else ["evenstream", "client"])
+        if not minor:
+            assert any("server version not known, sidecars stay native" in line for line in injector.lines)
