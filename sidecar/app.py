@@ -30,6 +30,9 @@ CAPTURE_HOSTS: Final = ("127.0.0.1", "::1")
 # After SIGTERM, streams run on until the pod's own grace period ends them; this is for a sidecar that is run
 # without one. Kubernetes' default grace period is 30 s.
 DRAIN_TIMEOUT: Final = 28.0
+# How often, at most, a Service whose calls find no endpoint is told to its source, which may know another way.
+# No turn is made for it: calls that wait have timers, which make turns enough.
+CHECK_INTERVAL: Final = 0.5
 # Once the last stream is over: what a client is given to read its answer and close.
 LINGER: Final = 0.1
 
@@ -51,7 +54,9 @@ class Sidecar:
             random=random.Random(),  # noqa: S311 - jitter
             environ=environ,
             namespace=self._namespace,
+            state_dir=settings["state-dir"],
         )
+        self._check_at = now + CHECK_INTERVAL
         self._watched: set[ServicePort] = set()
         self._drain_until: float = float("inf")
         self._idle_since: float = 0.0
@@ -112,6 +117,8 @@ class Sidecar:
         capture = self.capture
         if capture is not None and capture.deadline() <= now:
             capture.tick(now)
+        if now >= self._check_at:
+            self._tell_of_stuck(now)
         self._watch_new(now)
         self._take_events(now)
         self.plane.turn_end(now)
@@ -131,6 +138,12 @@ class Sidecar:
         for key in [key for key in services if key not in self._watched]:
             self._watched.add(key)
             self._source.watch(key, now)
+
+    def _tell_of_stuck(self, now: float) -> None:
+        self._check_at = now + CHECK_INTERVAL
+        for service in self.engine.services.values():
+            if service.stuck():
+                self._source.failing(service.key, now)
 
     def _take_events(self, now: float) -> None:
         for event in self._source.events():

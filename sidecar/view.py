@@ -31,9 +31,9 @@ from sidecar.splice.service import Service as SpliceService
 from sidecar.splice.stats import LATENCY_BUCKETS, StreamStats
 from sidecar.wire.frames import error_name
 
-# With the API server out of reach the pod must start all the same: captured connections then go where they
-# were going without us, so after this long the sidecar calls itself ready.
-SYNC_PATIENCE: Final = 5.0
+# With the API server out of reach the pod must start all the same. Half of this is discovery's (ladder.py):
+# by then it has fallen back as far as it can, and captured connections go where they were going without us.
+SYNC_PATIENCE: Final = 1.0
 
 
 def build_kind() -> Literal["compiled", "interpreted"]:
@@ -81,7 +81,7 @@ class View:
             state=state,
             reason=readiness.reason,
             source=self._source.status(now),
-            services=[_service(service, now) for service in self._engine.services.values()],
+            services=[self._service(service, now) for service in self._engine.services.values()],
             connections=self._connections(),
             engine=self._engine_status(),
         )
@@ -140,24 +140,26 @@ class View:
             },
         )
 
-
-def _service(service: SpliceService, now: float) -> Service:
-    snapshot = service.snapshot
-    stats = service.stats
-    return Service(
-        service=service.name,
-        namespace=service.key.namespace,
-        name=service.key.name,
-        port=service.key.port,
-        exists=snapshot is None or snapshot.exists,
-        source=snapshot.source if snapshot is not None else "",
-        snapshot_age_seconds=now - snapshot.taken_at if snapshot is not None else None,
-        queued_streams=service.queued(),
-        streams_total=int(stats.started),
-        grpc_status=dict(stats.by_status),
-        latency=_histogram(stats),
-        endpoints=[_endpoint(b) for b in [*service.backends.values(), *service.retiring]],
-    )
+    def _service(self, service: SpliceService, now: float) -> Service:
+        snapshot = service.snapshot
+        stats = service.stats
+        rung, age = self._source.standing(service.key, now)
+        return Service(
+            service=service.name,
+            namespace=service.key.namespace,
+            name=service.key.name,
+            port=service.key.port,
+            exists=snapshot is None or snapshot.exists,
+            source=snapshot.source if snapshot is not None else "",
+            snapshot_age_seconds=now - snapshot.taken_at if snapshot is not None else None,
+            rung=rung,
+            rung_age_seconds=age,
+            queued_streams=service.queued(),
+            streams_total=int(stats.started),
+            grpc_status=dict(stats.by_status),
+            latency=_histogram(stats),
+            endpoints=[_endpoint(b) for b in [*service.backends.values(), *service.retiring]],
+        )
 
 
 def _endpoint(backend: Backend) -> Endpoint:

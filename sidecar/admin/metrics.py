@@ -20,6 +20,7 @@ from sidecar.admin.model import (
     ENDPOINT_STATES,
     GRPC_STATUS_NAMES,
     NO_STATUS,
+    RUNGS,
     UNKNOWN,
     Endpoint,
     Service,
@@ -105,6 +106,18 @@ class MetricsWriter:
             "gauge",
             "Time since the source last told the endpoints. No change of them, no new snapshot.",
             [(row, age) for row, s in rows if (age := s["snapshot_age_seconds"]) is not None],
+        )
+        out.family(
+            "evenstream_discovery_rung",
+            "gauge",
+            "1 for where the endpoints in use come from, best first: live, memory, disk, dns, original, none.",
+            [(f'{row},rung="{rung}"', int(s["rung"] == rung)) for row, s in rows for rung in RUNGS],
+        )
+        out.family(
+            "evenstream_discovery_age_seconds",
+            "gauge",
+            "Time since the endpoints in use were last known to be so.",
+            [(row, age) for row, s in rows if (age := s["rung_age_seconds"]) is not None],
         )
         out.family(
             "evenstream_endpoints", "gauge", "Endpoints of the Service by state.", _endpoint_states(rows)

@@ -31,6 +31,10 @@ UNKNOWN: Final = 2
 NO_STATUS: Final = -1  # the stream ended without one: cancelled, reset, connection lost
 
 
+# Where the endpoints in use come from, best first (docs/adr/0004); the source's word for it.
+RUNGS: Final = ("live", "memory", "disk", "dns", "original", "none")
+
+
 class Readiness(NamedTuple):
     """Whether the pod may count on the sidecar, and one line that says why (not)."""
 
@@ -83,6 +87,8 @@ class Service(TypedDict):
     exists: bool  # False: the source knows of no such Service or port
     source: str
     snapshot_age_seconds: float | None  # None: no snapshot yet
+    rung: str  # one of RUNGS
+    rung_age_seconds: float | None  # since it was last known to be so; None where nobody can vouch for it
     queued_streams: int  # waiting for an endpoint now
     streams_total: int
     grpc_status: dict[int, int]  # as the application saw it: answers made by the sidecar included

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from sidecar.admin.model import GRPC_STATUS_NAMES, NO_STATUS, UNKNOWN, Endpoint, Histogram, Service
+from sidecar.admin.model import GRPC_STATUS_NAMES, NO_STATUS, RUNGS, UNKNOWN, Endpoint, Histogram, Service
 
 OTHER: Final = "other"
 
@@ -56,6 +56,7 @@ class Overflow:
 
     def services(self, services: list[Service]) -> Service:
         ages = [age for s in services if (age := s["snapshot_age_seconds"]) is not None]
+        known = [age for s in services if (age := s["rung_age_seconds"]) is not None]
         return {
             "service": OTHER,
             "namespace": "",
@@ -64,6 +65,8 @@ class Overflow:
             "exists": all(s["exists"] for s in services),
             "source": "",
             "snapshot_age_seconds": max(ages, default=None),
+            "rung": max((s["rung"] for s in services), key=RUNGS.index, default=RUNGS[-1]),
+            "rung_age_seconds": max(known, default=None),
             "queued_streams": sum(s["queued_streams"] for s in services),
             "streams_total": int(self._grown("service.streams", sum(s["streams_total"] for s in services))),
             "grpc_status": self._status("service", (s["grpc_status"] for s in services)),

@@ -24,7 +24,7 @@ from sidecar.discovery.slices import (
     parse_slice,
     shown,
 )
-from sidecar.discovery.source import Resolution
+from sidecar.discovery.source import LIVE, MEMORY, NONE, Resolution, Standing
 
 # One stat call each: 20 a second cost 0.01 % of a core, and a change is seen well within 100 ms.
 POLL_SECONDS: Final = 0.05
@@ -150,6 +150,14 @@ class FileSource:
 
     def synced(self) -> bool:
         return self._contents is not None
+
+    def standing(self, service: ServicePort, now: float) -> Standing:
+        if not self._emit.answered(service):
+            return Standing(NONE, None)
+        return Standing(LIVE if self._good else MEMORY, now - self._confirmed_at)
+
+    def failing(self, service: ServicePort, now: float) -> None:
+        """The file is all there is."""
 
     def status(self, now: float) -> dict[str, Any]:
         """`state`: live, stale (the file is bad, an earlier one is in force), waiting (none was good)."""

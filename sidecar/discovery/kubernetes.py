@@ -16,12 +16,13 @@ from typing import Any, Final, NamedTuple
 
 from contract.names import SERVICE_ACCOUNT_DIR
 from sidecar.balance.endpoints import ServicePort, Snapshot
-from sidecar.discovery.apiconnection import LIVE, ApiConnection, Target
+from sidecar.discovery import apiconnection, source
+from sidecar.discovery.apiconnection import ApiConnection, Target
 from sidecar.discovery.backoff import Backoff
 from sidecar.discovery.catalog import Emitter, FaultLog
 from sidecar.discovery.resolve import Resolver
 from sidecar.discovery.slices import SERVICE_NAME_LABEL, ServiceInfo, SliceInfo, parse_service, parse_slice
-from sidecar.discovery.source import Dial, Resolution
+from sidecar.discovery.source import Dial, Resolution, Standing
 from sidecar.discovery.text import quote
 from sidecar.discovery.token import TokenError, TokenFile
 from sidecar.discovery.watch import Collection, Counters, Reflector
@@ -100,9 +101,17 @@ class _Watched:
         self.name = name
         self.ports: dict[ServicePort, None] = {}
         self.streams: dict[int, int] = {}  # id of a reflector: the stream of its request
+        self.watched_at = math.nan  # when both of its watches were last seen to be up
 
     def reflectors(self) -> tuple[Reflector[SliceInfo], Reflector[ServiceInfo]]:
         return self.slices, self.service
+
+    def watching(self) -> bool:
+        return self.slices.watching() and self.service.watching()
+
+    def vouched_at(self) -> float:
+        """When what is known of it was last known to be so."""
+        return max(self.watched_at, min(self.slices.heard_at, self.service.heard_at), key=_nan_first)
 
     def known(self) -> ServiceInfo | None:
         return self.service.objects.get(self.name)
@@ -185,6 +194,16 @@ class KubernetesSource:
     def synced(self) -> bool:
         return all(self._emit.answered(port) for one in self._watched.values() for port in one.ports)
 
+    def standing(self, service: ServicePort, now: float) -> Standing:
+        one = self._watched.get((service.namespace, service.name))
+        if one is None or not self._emit.answered(service):
+            return Standing(source.NONE, None)
+        rung = source.LIVE if one.watching() else source.MEMORY
+        return Standing(rung, _age(now, one.vouched_at()))
+
+    def failing(self, service: ServicePort, now: float) -> None:
+        """What the API server says is what there is."""
+
     def status(self, now: float) -> dict[str, Any]:
         """`state`: idle, connecting, live, draining or backing-off. `age_seconds`: since the API server was last heard;
         null if it never was."""
@@ -227,6 +246,8 @@ class KubernetesSource:
         for one in self._watched.values():
             if one.slices.changed or one.service.changed:
                 self._announce(one, now)
+            if self._connection is not None and one.watching():
+                one.watched_at = self._connection.last_received
         if self._connection is not None and self._connection.succeeded:
             self._faults.clear()
         late = self._resolver.expire(now)
@@ -234,7 +255,7 @@ class KubernetesSource:
         for stream in late:
             if self._connection is not None:
                 self._connection.cancel(stream)
-        if self._connection is not None and self._connection.state == LIVE:
+        if self._connection is not None and self._connection.state == apiconnection.LIVE:
             self._request(now)
             self._connection.flush()
         elif self._connection is None:
@@ -336,7 +357,7 @@ class KubernetesSource:
         if connection is None:
             return min(self._connect_at, self._resolver.deadline()) if self._wants_anything() else math.inf
         due = min(connection.deadline(), self._resolver.deadline())
-        if connection.state != LIVE:
+        if connection.state != apiconnection.LIVE:
             return due
         return min(due, *(r.deadline() for one in self._watched.values() for r in one.reflectors()), math.inf)
 
@@ -362,7 +383,7 @@ class KubernetesSource:
         return max(self._heard_at, heard, key=_nan_first)
 
     def _last_error(self) -> str:
-        if self._faults.last and (self._connection is None or self._connection.state != LIVE):
+        if self._faults.last and (self._connection is None or self._connection.state != apiconnection.LIVE):
             return self._faults.last
         reflectors = [r for one in self._watched.values() for r in one.reflectors()]
         return next((r.faults.last for r in reflectors if r.faults.last), self._resolver.faults.last)

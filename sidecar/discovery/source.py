@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from sidecar.balance.endpoints import ServicePort, Snapshot
+
+# The ladder: where the endpoints in use come from, best first (docs/adr/0004).
+LIVE: Final = "live"  # a watch that is up
+MEMORY: Final = "memory"  # what the source last said; it is out of touch
+DISK: Final = "disk"  # what a sidecar before this one left in the pod's state volume
+DNS: Final = "dns"  # the addresses the Service's name has
+ORIGINAL: Final = "original"  # the address the application itself wanted: the cluster IP
+NONE: Final = "none"  # nothing is known yet
+RUNGS: Final = (LIVE, MEMORY, DISK, DNS, ORIGINAL, NONE)
+
+
+class Standing(NamedTuple):
+    """On which rung the endpoints of a Service port stand, and how long ago it was last known to be so."""
+
+    rung: str  # one of RUNGS
+    age: float | None  # seconds; None where the rung has none: ORIGINAL and NONE
 
 
 class Resolution(NamedTuple):
@@ -44,6 +60,13 @@ class Source(Protocol):
 
     def synced(self) -> bool:
         """Whether everything watched has been answered at least once (readiness)."""
+
+    def standing(self, service: ServicePort, now: float) -> Standing:
+        """Where what is in force for this port comes from. For /metrics too: cheap."""
+
+    def failing(self, service: ServicePort, now: float) -> None:
+        """No endpoint of it can be connected to while calls wait; a source that is out of touch may know
+        another way. May be said again and again."""
 
     def status(self, now: float) -> dict[str, Any]:
         """For people, JSON-ready: kind, state, age_seconds, last_error and counters."""

@@ -129,6 +129,10 @@ class Reflector(Generic[T]):
             return self._watch_path()
         return None
 
+    def watching(self) -> bool:
+        """Whether the API server has taken the watch up: what is known is what is so."""
+        return self.state == WATCHING and self._status == 200
+
     def wants_watch(self) -> bool:
         return self.state == WATCH_WANTED
 
@@ -148,7 +152,7 @@ class Reflector(Generic[T]):
 
     def silent(self, now: float) -> bool:
         """Whether a watch has been silent for too long: it is over then, and is to be cancelled."""
-        if self.state != WATCHING or self._status != 200 or now < self._silent_at():
+        if not self.watching() or now < self._silent_at():
             return False
         self._counters.silent_watches += 1
         self._silences += 1

@@ -62,7 +62,7 @@ class Backend(Member):
             return DRAINING
         if self._backing_off:
             return BACKOFF
-        if self._connected():
+        if self.connected():
             return READY
         return CONNECTING if self._dialling is not None else IDLE
 
@@ -107,7 +107,7 @@ class Backend(Member):
         else:
             self.service.resumed(self)
 
-    def _connected(self) -> bool:
+    def connected(self) -> bool:
         return any(u.peer_ready and not u.draining for u in self.upstreams)
 
     # --- from its connections --------------------------------------------------------------------
@@ -164,7 +164,7 @@ class Backend(Member):
             return
         self.last_error = why
         self._failures += 1
-        if self._connected():
+        if self.connected():
             self._rotate()
         else:
             self._back_off()
@@ -184,7 +184,7 @@ class Backend(Member):
             self.dial_if_needed()
 
     def patience_over(self, upstream: Upstream) -> None:
-        if upstream is self._dialling and not self._connected():
+        if upstream is self._dialling and not self.connected():
             self._impatient = True
             self._rotate()
 

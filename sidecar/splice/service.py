@@ -93,6 +93,10 @@ class Service:
 
     # --- streams come ----------------------------------------------------------------------------
 
+    def stuck(self) -> bool:
+        """Calls wait, and no endpoint is connected that they could be for."""
+        return bool(self.waiting) and not any(backend.connected() for backend in self.backends.values())
+
     def queued(self) -> int:
         """Streams that no backend has yet."""
         return len(self.waiting) + sum(len(backend.pending) for backend in self.backends.values())

@@ -61,6 +61,8 @@ def service(name: str = "greeter", endpoints: int = 3) -> Service:
         "exists": True,
         "source": "kubernetes",
         "snapshot_age_seconds": 12.5,
+        "rung": "live",
+        "rung_age_seconds": 3.5,
         "queued_streams": 0,
         "streams_total": 0,
         "grpc_status": {},

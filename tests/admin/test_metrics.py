@@ -96,6 +96,9 @@ def test_every_figure_comes_back_from_the_parser(view: FakeView, openmetrics: bo
     assert value(found, "evenstream_streams_finished_total", grpc_status="OK") == 40
     assert value(found, "evenstream_service_exists") == 1
     assert value(found, "evenstream_snapshot_age_seconds") == 12.5
+    assert value(found, "evenstream_discovery_age_seconds") == 3.5
+    assert value(found, "evenstream_discovery_rung", rung="live") == 1
+    assert value(found, "evenstream_discovery_rung", rung="disk") == 0
     assert value(found, "evenstream_stream_duration_seconds_bucket", le="0.002") == 1
     assert value(found, "evenstream_stream_duration_seconds_bucket", le="0.005") == 41
     assert value(found, "evenstream_stream_duration_seconds_bucket", le="0.5") == 43

@@ -313,9 +313,12 @@ class World:
         self.transports: list[Transport] = []
         self.stalled_dial = False
         self._queue: deque[Callable[[], None]] = deque()
-        where = ApiServer("10.96.0.1", 443, None, str(token))
-        rng = random.Random(seed)
-        self.source = KubernetesSource(where, dial=self.dial, now=self.now, random=rng, namespace="default")
+        self._random = random.Random(seed)
+        self.source = self.make_live()
+
+    def make_live(self) -> KubernetesSource:
+        where = ApiServer("10.96.0.1", 443, None, str(self.token))
+        return KubernetesSource(where, dial=self.dial, now=self.now, random=self._random, namespace="default")
 
     def dial(
         self, host: str, port: int, handler: Handler, tls: ssl.SSLContext | None, server_name: str

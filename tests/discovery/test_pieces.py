@@ -16,7 +16,7 @@ from sidecar.discovery.backoff import FIRST_SECONDS, MAX_SECONDS, Backoff
 from sidecar.discovery.factory import make_source
 from sidecar.discovery.file import FileSource
 from sidecar.discovery.frames import MAX_FRAME_BYTES, Frames, Goaway, NotHttp2Error
-from sidecar.discovery.kubernetes import KubernetesSource
+from sidecar.discovery.ladder import Ladder
 from sidecar.discovery.text import Lines, TooLargeError, message_of, quote
 from sidecar.discovery.token import REREAD_SECONDS, TokenError, TokenFile
 
@@ -158,6 +158,6 @@ def test_the_setting_names_the_source(tmp_path: Path) -> None:
 
     assert isinstance(made(f"file:{tmp_path}/endpoints.json", {}), FileSource)
     pod = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
-    assert isinstance(made("kubernetes", pod), KubernetesSource)
+    assert isinstance(made("kubernetes", pod), Ladder)
     with pytest.raises(ValueError, match="source kubernetes"):
         made("kubernetes", {})
