@@ -5,7 +5,7 @@ a request id or a trace id differs on every call) it is walked field by field by
 field is looked up in a second memo. Only a field never seen is decoded. Names whose values never
 repeat are noticed and their values checked without being remembered.
 
-A block in here never refers to the dynamic table: `headers` sees to that.
+A block in here never refers to a dynamic table: one that does is refused, or written anew by `table` first.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Final, final
 
 from mypy_extensions import i64
 
-from sidecar.wire import fields, huffman
+from sidecar.wire import fields, primitives
 from sidecar.wire.fields import Field
+from sidecar.wire.primitives import CompressionError
+from sidecar.wire.table import MAX_HEADER_LIST, HeaderListTooLargeError
 
 # Bounds of the memos. A block of gRPC is 100-400 octets; two generations of 1,024 keep well under a megabyte.
 MAX_BLOCKS_REMEMBERED: Final = 1024
@@ -24,8 +26,6 @@ MAX_FIELDS_REMEMBERED: Final = 4096
 MAX_FIELD_REMEMBERED: Final = 256
 # A name with this many different values (an id, a timeout) has its later values checked but not remembered.
 MAX_VALUES_PER_NAME: Final[i64] = 64
-# An HPACK integer of more octets than this exceeds any length that fits a block (RFC 7541 section 5.1).
-_MAX_INTEGER_SHIFT: Final[i64] = 28
 
 # Bits of Block.seen beyond the pseudo-header kinds of `fields`.
 DUPLICATE_PSEUDO: Final[i64] = 64
@@ -33,14 +33,6 @@ LATE_PSEUDO: Final[i64] = 128
 CONNECT: Final[i64] = 256
 _REQUIRED: Final[i64] = fields.METHOD | fields.SCHEME | fields.PATH
 _REQUEST_ONLY: Final[i64] = _REQUIRED | fields.AUTHORITY
-
-
-class CompressionError(Exception):
-    """The block cannot be read: a connection error COMPRESSION_ERROR (RFC 9113 section 4.3)."""
-
-
-class DynamicReferenceError(CompressionError):
-    """The block refers to a dynamic table that is agreed to be empty."""
 
 
 @final
@@ -131,24 +123,34 @@ class BlockMemo:
         return len(self._fields) + len(self._old_fields)
 
     def read(self, raw: bytes) -> Block:
-        """What `raw` (no leading size updates) says. Raises CompressionError."""
+        """What `raw` (no leading size updates) says. Raises CompressionError or HeaderListTooLargeError."""
+        found = self.find(raw)
+        return found if found is not None else self.learn(raw)
+
+    def find(self, raw: bytes) -> Block | None:
+        """What is remembered of exactly these octets."""
         found = self._young.get(raw)
-        if found is not None:
-            self.hits += 1
-            return found
-        found = self._old.get(raw)
         if found is None:
-            self.misses += 1
-            found = self._walk(raw)
-            if len(raw) > MAX_BLOCK_REMEMBERED:
-                return found
-        else:
-            self.hits += 1
+            found = self._old.get(raw)
+            if found is None:
+                return None
+            self._remember(raw, found)
+        self.hits += 1
+        return found
+
+    def learn(self, raw: bytes) -> Block:
+        """What a block that `find` does not know says. Raises CompressionError or HeaderListTooLargeError."""
+        self.misses += 1
+        block = self._walk(raw)
+        if len(raw) <= MAX_BLOCK_REMEMBERED:
+            self._remember(raw, block)
+        return block
+
+    def _remember(self, raw: bytes, block: Block) -> None:
         if len(self._young) >= MAX_BLOCKS_REMEMBERED:
             self._old = self._young
             self._young = {}
-        self._young[raw] = found
-        return found
+        self._young[raw] = block
 
     def _walk(self, raw: bytes) -> Block:
         block = Block(raw)
@@ -156,10 +158,12 @@ class BlockMemo:
         at: i64 = 0
         while at < end:
             first: i64 = raw[at]
+            if block.list_size > MAX_HEADER_LIST:
+                break
             if first >= 0x80:
                 index: i64 = first & 0x7F
                 if index > fields.STATIC_SIZE:
-                    raise DynamicReferenceError("an index into a dynamic table of size 0")
+                    raise CompressionError("an index into a dynamic table of size 0")
                 if index == 0:
                     raise CompressionError("index 0")
                 at += 1
@@ -171,8 +175,10 @@ class BlockMemo:
                 block.inserts = True
             start = at
             name_end = _name_end(raw, at, end)
-            at = _skip_string(raw, name_end, end)
+            at = primitives.string_end(raw, name_end, end)
             _add(block, self._field(raw, start, name_end, at))
+        if block.list_size > MAX_HEADER_LIST:
+            raise HeaderListTooLargeError
         return block
 
     def _field(self, raw: bytes, start: i64, name_end: i64, end: i64) -> Field:
@@ -185,7 +191,7 @@ class BlockMemo:
         if found is None:
             self.field_misses += 1
             name = self._name(raw, start, name_end)
-            found = Field(name.name, _string(raw, name_end, end))
+            found = Field(name.name, primitives.string(raw, name_end, end))
             if end - start > MAX_FIELD_REMEMBERED or name.values >= MAX_VALUES_PER_NAME:
                 return found
             name.values += 1
@@ -205,11 +211,11 @@ class BlockMemo:
         mask: i64 = 0x3F if first >= 0x40 else 0x0F
         index = first & mask
         if index == mask:
-            index = _integer(raw, start + 1, name_end, mask)
+            index = primitives.integer(raw, start + 1, name_end, mask)
         if index > 0:
             name = fields.STATIC_NAMES[index - 1]
         else:
-            name = _string(raw, start + 1, name_end)
+            name = primitives.string(raw, start + 1, name_end)
         found = _Name(name)
         if len(key) <= MAX_FIELD_REMEMBERED and len(self._names) < MAX_FIELDS_REMEMBERED:
             self._names[key] = found
@@ -249,31 +255,6 @@ def _add(block: Block, field: Field) -> None:
         block.timeout = field.timeout
 
 
-def _integer(raw: bytes, at: i64, end: i64, prefix: i64) -> i64:
-    """The value of a multi-octet integer whose continuation starts at `at` (RFC 7541 section 5.1)."""
-    value = prefix
-    shift: i64 = 0
-    while at < end:
-        octet: i64 = raw[at]
-        at += 1
-        value += (octet & 0x7F) << shift
-        if octet < 0x80:
-            return value
-        shift += 7
-        if shift > _MAX_INTEGER_SHIFT:
-            raise CompressionError("an integer too large")
-    raise CompressionError("the block ends inside an integer")
-
-
-def _integer_end(raw: bytes, at: i64, end: i64) -> i64:
-    while at < end:
-        octet: i64 = raw[at]
-        at += 1
-        if octet < 0x80:
-            return at
-    raise CompressionError("the block ends inside an integer")
-
-
 def _name_end(raw: bytes, at: i64, end: i64) -> i64:
     """Where the name of the literal field at `at` ends. Raises if its index is not a static one."""
     first: i64 = raw[at]
@@ -281,39 +262,10 @@ def _name_end(raw: bytes, at: i64, end: i64) -> i64:
     index = first & mask
     at += 1
     if index == 0:
-        return _skip_string(raw, at, end)
+        return primitives.string_end(raw, at, end)
     if index == mask:
-        index = _integer(raw, at, end, mask)
-        at = _integer_end(raw, at, end)
+        index = primitives.integer(raw, at, end, mask)
+        at = primitives.integer_end(raw, at, end)
     if index > fields.STATIC_SIZE:
-        raise DynamicReferenceError("a name from a dynamic table of size 0")
+        raise CompressionError("a name from a dynamic table of size 0")
     return at
-
-
-def _skip_string(raw: bytes, at: i64, end: i64) -> i64:
-    """Where the string literal at `at` ends (section 5.2)."""
-    if at >= end:
-        raise CompressionError("the block ends before a string")
-    first: i64 = raw[at]
-    length = first & 0x7F
-    at += 1
-    if length == 0x7F:
-        length = _integer(raw, at, end, 0x7F)
-        at = _integer_end(raw, at, end)
-    if length > end - at:
-        raise CompressionError("a string longer than its block")
-    return at + length
-
-
-def _string(raw: bytes, at: i64, end: i64) -> bytes:
-    """The octets of the string literal that is `raw[at:end]`."""
-    first: i64 = raw[at]
-    start = at + 1
-    if first & 0x7F == 0x7F:
-        start = _integer_end(raw, start, end)
-    if first >= 0x80:
-        try:
-            return huffman.decode(raw, start, end)
-        except huffman.HuffmanError:
-            raise CompressionError("a malformed Huffman string") from None
-    return raw[start:end]

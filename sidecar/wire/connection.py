@@ -14,15 +14,12 @@ from librt.strings import BytesWriter, read_i32_be
 from mypy_extensions import i64
 
 from sidecar.wire import frames
-from sidecar.wire.blocks import Block, BlockMemo, CompressionError
+from sidecar.wire.blocks import Block, BlockMemo
 from sidecar.wire.budget import Budget
 from sidecar.wire.frames import HEADER_LENGTH
-from sidecar.wire.headers import (
-    MAX_HEADER_LIST,
-    SIZE_UPDATE_TO_ZERO,
-    HeaderListTooLargeError,
-    HeaderReader,
-)
+from sidecar.wire.headers import SIZE_UPDATE_TO_ZERO, HeaderReader
+from sidecar.wire.primitives import CompressionError
+from sidecar.wire.table import MAX_HEADER_LIST, HeaderListTooLargeError
 
 # Metadata of 64 KiB, with its names and with base64's third on top, fits; floods of CONTINUATION end here.
 MAX_HEADER_BLOCK: Final[i64] = 131_072
