@@ -104,7 +104,8 @@ FRAMING = [
     on_connection("4.3", "index 0 in trailers", headers(VICTIM, b"\x80", True), COMPRESSION_ERROR),
     on_connection("4.3", "index 0 on a closed stream", headers(VICTIM, b"\x80", True), COMPRESSION_ERROR, CLOSED),
     on_connection("4.3", "a size update after a field", headers(NEXT, b"\x83\x20"), COMPRESSION_ERROR, IDLE),
-    on_connection("4.3", "a table larger than the 0 agreed", headers(NEXT, b"\x3f\xe1\x1f" + BLOCK), COMPRESSION_ERROR, IDLE),
+    on_connection("4.3", "a table larger than any", headers(NEXT, b"\x3f\xe2\x1f" + BLOCK), COMPRESSION_ERROR, IDLE),
+    on_connection("4.3", "a table of 1 where 0 was agreed", headers(NEXT, b"\x21" + BLOCK), COMPRESSION_ERROR, IDLE),
     on_connection("4.3", "three size updates", headers(NEXT, b"\x20\x20\x20" + BLOCK), COMPRESSION_ERROR, IDLE),
 ]  # fmt: skip
 
