@@ -361,12 +361,13 @@ class Connection:
             return
         if length % 6:
             raise ConnectionFault(frames.FRAME_SIZE_ERROR, f"SETTINGS of {length} octets")
+        # Ahead of anything the values set off: peers count by them from the acknowledgement on (section 6.5.3).
+        frames.write_settings_ack(self.out)
         at = body
         while at < body + length:
             identifier: i64 = (i64(data[at]) << 8) | i64(data[at + 1])
             self._setting(identifier, _u32(data, at + 2))
             at += 6
-        frames.write_settings_ack(self.out)
         self.peer_ready = True
         self.settings_received()
 

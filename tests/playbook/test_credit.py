@@ -14,9 +14,11 @@ from transcript import (
     BackendConnection,
     Client,
     Data,
+    Event,
     Goaway,
     Headers,
     Reset,
+    Settings,
     World,
     data,
     headers,
@@ -63,6 +65,19 @@ def test_a_sender_is_granted_what_its_receiver_grants() -> None:
     assert backend.granted(1) == 0, "a sender with credit enough is not told of every octet"
     backend.sends(data(1, bytes(10_000)))
     assert backend.granted(1) == 1
+
+
+def test_credit_of_one_octet_does_not_end_all_credit() -> None:
+    """Found by the simulator: once one octet had been lent, nothing was lent again."""
+    world = ready(1)
+    client = world.client()
+    stream, backend = open_call(world, client)
+    backend.sends(data(1, bytes(65535)))
+    client.sends(window(0, BIG), window(stream, 1))
+    assert backend.granted(1) == 1
+    backend.sends(data(1, b"x"))
+    client.sends(window(stream, 5000))
+    assert backend.granted(1) == 5000
 
 
 def test_the_request_side_is_granted_what_the_backend_grants() -> None:
@@ -126,6 +141,28 @@ def test_padding_counts_and_comes_back(pad: int) -> None:
         sent += size
         backend.sends(window(1, size))
     assert body_of(backend, 1) == sent
+
+
+def test_settings_are_acknowledged_before_the_credit_they_give_is_used() -> None:
+    """nghttp2 and h2 count by the new window from the acknowledgement on. Found by the simulator."""
+    world = World()
+    world.backend_settings["10.0.0.1"] = {INITIAL_WINDOW_SIZE: 10}
+    world.endpoints(1)
+    client = world.client()
+    client.calls(body=bytes(100))
+    backend = world.backend(1)
+    assert body_of(backend, 1) == 10
+    order: list[object] = []
+    feed = backend.reader.feed
+
+    def record(octets: bytes) -> list[Event]:
+        found = feed(octets)
+        order.extend(found)
+        return found
+
+    backend.reader.feed = record  # type: ignore[method-assign]
+    backend.sends(settings({INITIAL_WINDOW_SIZE: 1000}))
+    assert order == [Settings({}, True), Data(1, bytes(90), True)]
 
 
 def test_a_rise_of_the_initial_window_is_handed_on() -> None:
