@@ -110,6 +110,9 @@ class Backend(Member):
     def connected(self) -> bool:
         return any(u.peer_ready and not u.draining for u in self.upstreams)
 
+    def _has_room(self) -> bool:
+        return any(upstream.has_room() for upstream in self.upstreams)
+
     # --- from its connections --------------------------------------------------------------------
 
     def settings_received(self, upstream: Upstream) -> None:
@@ -165,6 +168,8 @@ class Backend(Member):
         self.last_error = why
         self._failures += 1
         if self.connected():
+            # A further connection is not to be had: without room in the others there is none for a new stream.
+            self._full = not self._has_room()
             self._rotate()
         else:
             self._back_off()
@@ -184,9 +189,13 @@ class Backend(Member):
             self.dial_if_needed()
 
     def patience_over(self, upstream: Upstream) -> None:
-        if upstream is self._dialling and not self.connected():
+        if upstream is not self._dialling:
+            return
+        if not self.connected():
             self._impatient = True
-            self._rotate()
+        elif not self._has_room():
+            self._full = True
+        self._rotate()
 
     def connect_timeout(self, upstream: Upstream) -> None:
         if upstream is self._dialling:

@@ -312,6 +312,31 @@ def test_streams_over_one_endpoints_limit_go_to_another() -> None:
     assert sum(len(c.streams_open()) for c in world.connections()) == 24
 
 
+@pytest.mark.parametrize("manner", [REFUSE, SILENCE, MUTE])
+def test_streams_over_a_limit_look_elsewhere_where_no_further_connection_is_had(manner: str) -> None:
+    """Found by the simulator: they waited for that one endpoint until they were UNAVAILABLE."""
+    world = World()
+    world.backend_settings["10.0.0.1"] = {MAX_CONCURRENT_STREAMS: 1}
+    world.endpoints(1, 2)
+    client = world.client()
+    world.manners["10.0.0.1"] = manner
+    for _ in range(6):
+        client.opens(end=True)
+        world.advance(0.1)
+    world.advance(0.3)
+    assert len(world.backend(2).streams_open()) == 5
+    limited = world.backends["10.0.0.1"][0]
+    assert limited.streams_open() == [1]
+    world.advance(10.0)
+    client.receives_nothing()
+    limited.answers(1)
+    for _ in range(2):
+        client.opens(end=True)
+    world.advance(0.3)
+    assert limited.streams_open() == [3], "it takes streams again as soon as it has room"
+    assert len(world.backend(2).streams_open()) == 6
+
+
 def test_a_limit_of_zero_is_respected_until_it_is_lifted() -> None:
     world = ready(1, settings={MAX_CONCURRENT_STREAMS: 0})
     client = world.client()
