@@ -230,26 +230,30 @@ class FrameReader:
         self.first_settings_seen = False
 
     def feed(self, octets: bytes) -> list[Event]:
-        self._rest += octets
+        buffer = self._rest + octets
+        self._rest = b""
         found: list[Event] = []
+        at = 0
         if self._preface:
-            if len(self._rest) < len(PREFACE):
-                assert PREFACE.startswith(self._rest)
+            if len(buffer) < len(PREFACE):
+                assert PREFACE.startswith(buffer)
+                self._rest = buffer
                 return found
-            assert self._rest.startswith(PREFACE)
-            self._rest = self._rest[len(PREFACE) :]
+            assert buffer.startswith(PREFACE)
+            at = len(PREFACE)
             self._preface = False
-        while len(self._rest) >= 9:
-            length = int.from_bytes(self._rest[:3], "big")
+        while len(buffer) - at >= 9:
+            length = int.from_bytes(buffer[at : at + 3], "big")
             assert length <= 16384, "a frame over the default MAX_FRAME_SIZE"
-            if len(self._rest) < 9 + length:
+            if len(buffer) - at < 9 + length:
                 break
-            kind, flags, stream = struct.unpack(">BBI", self._rest[3:9])
-            payload = self._rest[9 : 9 + length]
-            self._rest = self._rest[9 + length :]
+            kind, flags, stream = struct.unpack_from(">BBI", buffer, at + 3)
+            payload = buffer[at + 9 : at + 9 + length]
+            at += 9 + length
             event = self._event(kind, flags, stream, payload)
             if event is not None:
                 found.append(event)
+        self._rest = buffer[at:]
         return found
 
     def _event(self, kind: int, flags: int, stream: int, payload: bytes) -> Event | None:
@@ -298,9 +302,12 @@ class FrameReader:
         block = b"".join(self._block)
         self._block = []
         self.blocks.append(block)
+        return Headers(stream, self.decode(block), bool(self._block_flags & END_STREAM))
+
+    def decode(self, block: bytes) -> tuple[tuple[str, str], ...]:
         decoded = self.decoder.decode(block, raw=True)
         assert not self.decoder.header_table.dynamic_entries, "the engine's blocks carry state"
-        return Headers(stream, as_text(list(decoded)), bool(self._block_flags & END_STREAM))
+        return as_text(list(decoded))
 
 
 # --- parties ---------------------------------------------------------------------------------------
