@@ -6,10 +6,12 @@ Shared with hack/demo-cluster, so nothing here knows of pytest.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -213,6 +215,8 @@ class Watch:
         version = api.get(path)["metadata"]["resourceVersion"]
         joint = "&" if "?" in path else "?"
         self._connection = api.connection(None)
+        self._connection.connect()
+        self._socket = self._connection.sock
         self._connection.request("GET", f"{path}{joint}watch=1&resourceVersion={version}")
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -232,9 +236,10 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        sock = self._connection.sock
-        if sock is not None:
-            sock.close()
+        # A close would wait for the reader, which waits for bytes; this ends its wait.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(timeout=ANSWER_SECONDS)
         self._connection.close()
 
 
