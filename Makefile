@@ -7,6 +7,9 @@ PYTEST := $(PY) -m pytest
 COMPILED := $(wildcard sidecar/wire/*.py sidecar/balance/*.py sidecar/splice/*.py sidecar/net/*.py)
 # Half the tests wait for sockets and processes, so a few more workers than cores pay.
 WORKERS ?= 4
+# Generated pods that go through a real API server and the webhook; 1000 take two minutes.
+PODS ?= 40
+export PODS
 
 .DEFAULT_GOAL := help
 .PHONY: help build lint test test-compiled test-interpreted demo demo-cluster e2e interop bench protos format clean

@@ -1,4 +1,6 @@
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,8 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_cluster import FakeCluster
+from real_apiserver import ROOT, Api, asking_pod
+from serving import Injector, free_port
 
 # A machine that is busy with a build takes longer than hypothesis' 200 ms for an example.
 settings.register_profile("injector", deadline=None)
@@ -19,3 +23,43 @@ def cluster(tmp_path):
     with FakeCluster() as fake:
         fake.write_kubeconfig(tmp_path / "kubeconfig")
         yield fake
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """A real API server with manifests/ applied. Tests that use it belong into the xdist group "apiserver"."""
+    api = Api(tmp_path_factory.mktemp("api"))
+    try:
+        api.kubectl("apply", "-k", str(ROOT / "manifests"))
+        # No controllers run: what they would make for a namespace.
+        for namespace in ("default", "kube-system"):
+            api.kubectl("create", "serviceaccount", "default", "-n", namespace)
+        yield api
+    finally:
+        api.stop()
+
+
+@pytest.fixture(scope="session")
+def injector(api: Api) -> Iterator[Injector]:
+    """On loopback, with the rights that manifests/ gives and no others; the webhook is called by URL, as no
+    kube-proxy leads to a Service here."""
+    port = free_port()
+    client = {"url": f"https://localhost:{port}/mutate"}
+    patch = [{"op": "replace", "path": "/webhooks/0/clientConfig", "value": client}]
+    api.kubectl(
+        "patch", "mutatingwebhookconfiguration", "evenstream-injector", "--type=json", "-p", json.dumps(patch)
+    )
+    kubeconfig = api.kubeconfig_of("evenstream-injector", "evenstream-system")
+    with Injector(kubeconfig, port, "--dns-name", "localhost") as injector:
+        injector.wait_for("ready: listening")
+        _until_called(api, injector)
+        yield injector
+
+
+def _until_called(api: Api, injector: Injector) -> None:
+    """The API server's view of its webhooks follows the configuration by a moment."""
+    for attempt in range(100):
+        made = api.try_pod(asking_pod(f"probe-{attempt}"), "default")
+        if made.body["spec"]["initContainers"][0]["name"] == "evenstream":
+            return
+    raise AssertionError("the API server does not call the webhook:\n" + "".join(injector.lines))

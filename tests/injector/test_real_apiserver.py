@@ -1,145 +1,26 @@
-"""manifests/ in a real kube-apiserver, the injector as its own service account in front of it.
-
-Nothing is scheduled: these tests are about what the API server sends, accepts and keeps. They use the
-binaries that `hack/cluster build` leaves in its cache, and are skipped where there are none.
-"""
+"""What the API server makes of manifests/, of pods that ask and of every golden pod; the injector's rights."""
 
 import json
-import os
-import shutil
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+import signal
 
 import pytest
 import yaml
-from serving import Injector, free_port
+from real_apiserver import GOLDEN, ROOT, Api, asking_pod, why_not
+from serving import Injector
 
-ROOT = Path(__file__).parent.parent.parent
-GOLDEN = ROOT / "tests" / "golden"
-CACHE = Path(os.environ.get("EVENSTREAM_CACHE") or Path.home() / ".cache" / "evenstream")
-
+pytestmark = [
+    pytest.mark.skipif(bool(why_not()), reason=why_not()),
+    pytest.mark.xdist_group("apiserver"),
+    pytest.mark.once,
+]
 
 # Golden pods that no API server takes, with or without a sidecar: annotations that are no strings, and a
 # debugger that can only be put into a pod that runs.
 NEVER_TAKEN = ("not-text", "guaranteed", "debugged")
 
 
-def _why_not() -> str:
-    if not any(CACHE.glob("bin/kubernetes-*/kube-apiserver")):
-        return "needs kube-apiserver: run `hack/cluster build` first"
-    return "" if shutil.which("etcd") else "needs etcd (Debian: etcd-server)"
-
-
-pytestmark = pytest.mark.skipif(bool(_why_not()), reason=_why_not())
-
-
-class Api:
-    """A kube-apiserver, reached with its kubectl as administrator."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        started = subprocess.run(
-            [ROOT / "hack" / "cluster", "apiserver-up", "--dir", folder, "--while-pid", str(os.getpid())],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert started.returncode == 0, started.stderr
-        self.found = json.loads(started.stdout)
-
-    def stop(self) -> None:
-        subprocess.run([ROOT / "hack" / "cluster", "apiserver-down", "--dir", self.folder], timeout=60)
-
-    def kubectl(
-        self, *arguments: str, text: str = "", check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [self.found["kubectl"], "--kubeconfig", self.found["kubeconfig"], *arguments],
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert not check or done.returncode == 0, done.stderr
-        return done
-
-    def create(self, thing: dict[str, Any], *arguments: str) -> tuple[dict[str, Any], str]:
-        """(what the API server made of it, the warnings it sent)."""
-        done = self.kubectl("create", "-o", "json", "-f", "-", *arguments, text=json.dumps(thing))
-        return json.loads(done.stdout), done.stderr
-
-    def kubeconfig_of(self, account: str, namespace: str) -> Path:
-        """For that service account, by a token of its own."""
-        token = self.kubectl("create", "token", account, "-n", namespace).stdout.strip()
-        config = yaml.safe_load(Path(self.found["kubeconfig"]).read_text())
-        config["users"] = [{"name": "account", "user": {"token": token}}]
-        config["contexts"][0]["context"]["user"] = "account"
-        config["current-context"] = config["contexts"][0]["name"]
-        path = self.folder / f"{account}.kubeconfig"
-        path.write_text(yaml.safe_dump(config))
-        return path
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    api = Api(tmp_path_factory.mktemp("api"))
-    try:
-        api.kubectl("apply", "-k", str(ROOT / "manifests"))
-        # No controllers run: what they would make for a namespace.
-        for namespace in ("default", "kube-system"):
-            api.kubectl("create", "serviceaccount", "default", "-n", namespace)
-        yield api
-    finally:
-        api.stop()
-
-
-@pytest.fixture(scope="module")
-def injector(api: Api) -> Iterator[Injector]:
-    """On loopback, with the rights that manifests/ gives and no others; the webhook is called by URL, as no
-    kube-proxy leads to a Service here."""
-    port = free_port()
-    client = {"url": f"https://localhost:{port}/mutate"}
-    patch = [{"op": "replace", "path": "/webhooks/0/clientConfig", "value": client}]
-    api.kubectl(
-        "patch", "mutatingwebhookconfiguration", "evenstream-injector", "--type=json", "-p", json.dumps(patch)
-    )
-    kubeconfig = api.kubeconfig_of("evenstream-injector", "evenstream-system")
-    with Injector(kubeconfig, port, "--dns-name", "localhost") as injector:
-        injector.wait_for("ready: listening")
-        _until_called(api, injector)
-        yield injector
-
-
-def _until_called(api: Api, injector: Injector) -> None:
-    """The API server's view of its webhooks follows the configuration by a moment."""
-    for attempt in range(100):
-        made, _ = api.create(_pod(f"probe-{attempt}"), "--dry-run=server")
-        if "initContainers" in made["spec"]:
-            return
-    raise AssertionError("the API server does not call the webhook:\n" + "".join(injector.lines))
-
-
-def _pod(name: str, namespace: str = "default", **annotations: str) -> dict[str, Any]:
-    annotations = {"evenstream.dev/inject": "enabled"} | {
-        f"evenstream.dev/{key.replace('_', '-')}": text for key, text in annotations.items()
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": namespace, "annotations": annotations},
-        "spec": {
-            # What the ServiceAccount admission plugin puts in; it is off here, for want of a controller.
-            "serviceAccountName": "default",
-            "initContainers": [{"name": "first", "image": "first:1"}],
-            "containers": [{"name": "client", "image": "client:1"}],
-        },
-    }
-
-
 def test_a_pod_that_asks_gets_the_sidecar(api: Api, injector: Injector):
-    made, warnings = api.create(_pod("asks"))
+    made, warnings = api.create(asking_pod("asks"))
     init = made["spec"]["initContainers"]
     assert [one["name"] for one in init] == ["evenstream", "evenstream-init", "first"]
     assert init[0]["restartPolicy"] == "Always"
@@ -151,7 +32,7 @@ def test_a_pod_that_asks_gets_the_sidecar(api: Api, injector: Injector):
 
 
 def test_a_pod_made_from_what_was_injected_by_hand_stays_so(api: Api, injector: Injector):
-    made, _ = api.create(_pod("by-hand"), "--dry-run=server")
+    made, _ = api.create(asking_pod("by-hand"), "--dry-run=server")
     again, warnings = api.create(made, "--dry-run=server")
     assert again["spec"] == made["spec"]
     assert "evenstream" not in warnings
@@ -159,7 +40,7 @@ def test_a_pod_made_from_what_was_injected_by_hand_stays_so(api: Api, injector: 
 
 def test_a_debugger_is_put_into_an_injected_pod_as_into_any(api: Api, injector: Injector):
     """Ephemeral containers come by a subresource, which the webhook does not ask for."""
-    before, _ = api.create(_pod("debugged"))
+    before, _ = api.create(asking_pod("debugged"))
     container = {"name": "debugger", "image": "busybox:1", "targetContainerName": "client"}
     patch = json.dumps({"spec": {"ephemeralContainers": [container]}})
     api.kubectl(
@@ -172,25 +53,25 @@ def test_a_debugger_is_put_into_an_injected_pod_as_into_any(api: Api, injector: 
 
 @pytest.mark.parametrize("inject", [None, "disabled"])
 def test_a_pod_that_did_not_ask_never_reaches_the_injector(api: Api, injector: Injector, inject: str | None):
-    pod = _pod(f"did-not-ask-{inject}".lower())
+    pod = asking_pod(f"did-not-ask-{inject}".lower())
     if inject is None:
         del pod["metadata"]["annotations"]
     else:
         pod["metadata"]["annotations"]["evenstream.dev/inject"] = inject
     made, _ = api.create(pod)
     assert [one["name"] for one in made["spec"]["initContainers"]] == ["first"]
-    api.create(_pod(f"after-{inject}".lower()), "--dry-run=server")
+    api.create(asking_pod(f"after-{inject}".lower()), "--dry-run=server")
     injector.wait_for(f"pod default/after-{inject}".lower())
     assert not any("did-not-ask" in line for line in injector.lines)
 
 
 def test_a_namespace_that_is_left_out_never_reaches_the_injector(api: Api, injector: Injector):
-    made, _ = api.create(_pod("system", "kube-system"), "--dry-run=server")
+    made, _ = api.create(asking_pod("system", "kube-system"), "--dry-run=server")
     assert [one["name"] for one in made["spec"]["initContainers"]] == ["first"]
 
 
 def test_a_malformed_annotation_is_a_warning_of_kubectl_and_the_pod_is_admitted(api: Api, injector: Injector):
-    made, warnings = api.create(_pod("malformed", capture="iptable"))
+    made, warnings = api.create(asking_pod("malformed", capture="iptable"))
     assert [one["name"] for one in made["spec"]["initContainers"]] == ["first"]
     assert "Warning: evenstream: pod left without the sidecar: annotation evenstream.dev/capture" in warnings
     assert "'iptable' is not allowed; allowed: iptables, hosts, none" in warnings
@@ -209,10 +90,12 @@ def test_the_api_server_accepts_every_golden_manifest(api: Api, injector: Inject
             api.create(thing, "--dry-run=server")
 
 
-def test_the_injector_that_is_gone_stops_no_pod(api: Api, injector: Injector):
-    """Last in this file: it takes the injector away."""
-    assert injector.stop() == 0
-    made, _ = api.create(_pod("alone"))
+def test_an_injector_that_does_not_answer_stops_no_pod(api: Api, injector: Injector):
+    injector.process.send_signal(signal.SIGSTOP)
+    try:
+        made, _ = api.create(asking_pod("alone"))
+    finally:
+        injector.process.send_signal(signal.SIGCONT)
     assert [one["name"] for one in made["spec"]["initContainers"]] == ["first"]
 
 
