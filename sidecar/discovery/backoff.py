@@ -7,8 +7,9 @@ from typing import Final
 
 # The first wait is at most this. Short: most faults are one restart of one API server behind a balancer.
 FIRST_SECONDS: Final = 0.5
-# No wait is longer. With the time to connect, a sidecar is back in touch within 35 s of the API server.
-MAX_SECONDS: Final = 30.0
+# No wait is longer. With the 10 s of a dial that began a moment too early (apiconnection.py), a sidecar is back
+# in touch within 35 s of the API server, and sidecars that wait this long come back spread over as much.
+MAX_SECONDS: Final = 24.0
 
 
 class Backoff:

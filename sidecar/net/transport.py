@@ -10,8 +10,8 @@ from sidecar.net import sockets
 from sidecar.net.channel import Channel
 from sidecar.net.loop import Loop
 
-# From dial to the end of the TLS handshake.
-DIAL_TIMEOUT: Final = 5.0
+# From dial to the end of the TLS handshake; an API server that comes back to all its clients at once is slow.
+DIAL_TIMEOUT: Final = 10.0
 # Unsent output of one such stream; a reader that lets more pile up is closed. /status of 10,000 endpoints fits.
 MAX_UNSENT: Final = 8_388_608
 

@@ -35,6 +35,7 @@ class Watch:
     ) -> None:
         self.connection, self.stream, self.matches = connection, stream, matches
         self.path = ""
+        self.ends_at = 0.0  # as it was asked to
 
 
 class Connection:
@@ -122,6 +123,7 @@ class Transport:
 
     def write(self, data: bytes) -> None:
         assert not self.closed, "written after close"
+        self.world.octets_up += len(data)
         if self.connection is None:
             self.kept.append(data)
         else:
@@ -154,6 +156,7 @@ class FakeApiServer:
         self.pings = 0
         self.faults: list[tuple[str, Callable[[Connection, int], None]]] = []
         self.forbidden: list[str] = []  # a path that starts so is refused
+        self.overloaded: tuple[int, dict[str, str]] | None = None  # every request is answered so
 
     # What a test does to it
 
@@ -176,11 +179,12 @@ class FakeApiServer:
         self.oldest = self.version
         self.history.clear()
 
-    def end_watches(self) -> None:
-        for watch in list(self.watches):
+    def end_watches(self, *, due: bool = False) -> None:
+        """All of them, or those that were not asked to last longer."""
+        for watch in [w for w in self.watches if not due or w.ends_at <= self.world.now]:
+            self.watches.remove(watch)
             watch.connection.send(watch.stream, b"", end=True)
             watch.connection.flush()
-        self.watches.clear()
 
     def inject(self, line: bytes, only: str = "") -> None:
         """Bytes on every open watch whose path has `only` in it."""
@@ -213,6 +217,10 @@ class FakeApiServer:
         authorization = headers.get(b"authorization", b"").decode()
         self.requests.append(path)
         self.authorizations.append(authorization)
+        if self.overloaded is not None:
+            status, fields = self.overloaded
+            connection.respond(stream, status, b"", **fields)
+            return
         for index, (match, fault) in enumerate(self.faults):
             if match in path:
                 del self.faults[index]
@@ -248,6 +256,7 @@ class FakeApiServer:
         connection.respond(stream, 200)
         watch = Watch(connection, stream, matches)
         watch.path = path
+        watch.ends_at = self.world.now + float(query.get("timeoutSeconds", "1800"))
         self.watches.append(watch)
         for version, kind, obj in self.history:
             if version > since and matches(obj):
@@ -312,6 +321,7 @@ class World:
         self.events: list[Snapshot | Resolution] = []
         self.transports: list[Transport] = []
         self.stalled_dial = False
+        self.octets_up = self.octets_down = 0  # to and from the API server, without TLS
         self._queue: deque[Callable[[], None]] = deque()
         self._random = random.Random(seed)
         self.source = self.make_live()
@@ -352,6 +362,7 @@ class World:
         connection.dead = connection.dead or self.server.black_hole
         if connection.dead:
             return
+        self.octets_down += len(data)
         size = self.piece or len(data)
         for start in range(0, len(data), size):
             piece = data[start : start + size]

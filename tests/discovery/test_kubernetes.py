@@ -550,6 +550,27 @@ def test_goaway_that_ends_everything(world: World, code: int, last: int) -> None
     assert only(world.advance(backoff.FIRST_SECONDS)) == ["10.0.0.1"]
 
 
+def test_a_pause_of_the_whole_process_is_survived(world: World) -> None:
+    """SIGSTOP, a frozen cgroup, a laptop's lid: the clock jumps ahead and everything is due at once."""
+    world.watch(GREETER)
+    world.advance(5)
+    for pause in (15.0, 45.0, 700.0):
+        world.now += pause
+        world.server.put(one("10.0.0.1", f"10.0.1.{int(pause) % 250}"))
+        assert only(world.advance(1)) == ["10.0.0.1", f"10.0.1.{int(pause) % 250}"]
+        assert world.state() == "live"
+    assert world.counter("reconnects") == 0
+
+
+def test_a_watch_that_ends_in_the_middle_of_an_event_loses_nothing(world: World) -> None:
+    world.watch(GREETER)
+    world.server.inject(b'{"type":"MODIFIED","object":{"metadata":{"name":"greeter-a","resour', only=SLICES)
+    world.advance(2)
+    world.server.end_watches()
+    world.server.put(one("10.0.0.6"))
+    assert only(world.advance(1)) == ["10.0.0.6"]
+
+
 def test_what_is_known_stays_while_the_api_server_is_away(world: World) -> None:
     world.watch(GREETER)
     world.advance(30)
@@ -565,26 +586,6 @@ def test_what_is_known_stays_while_the_api_server_is_away(world: World) -> None:
     world.server.up = True
     world.server.put(one("10.0.0.2"))
     assert only(world.advance(backoff.MAX_SECONDS + 1)) == ["10.0.0.2"]
-
-
-def test_clients_that_fail_together_do_not_come_back_together(tmp_path: Path) -> None:
-    back: list[float] = []
-    for seed in range(200):
-        world = World(tmp_path / "token", seed=seed)
-        world.server.put(service())
-        world.watch(GREETER)
-        world.advance(30)
-        world.server.stop()
-        world.advance(600)
-        world.server.up = True
-        start = world.now
-        while not world.server.watches:
-            world.advance(0.1)
-        back.append(world.now - start)
-    assert max(back) <= backoff.MAX_SECONDS + 0.2
-    per_second = [sum(1 for b in back if s <= b < s + 1) for s in range(31)]
-    assert max(per_second) <= 25  # of 200, evenly 6.7 a second
-    print(f"200 clients back within {max(back):.1f} s, at most {max(per_second)} in one second")
 
 
 def test_a_connection_cut_right_after_each_answer_is_not_a_tight_loop(world: World) -> None:
@@ -617,8 +618,8 @@ def test_a_dead_connection_is_found_by_ping(world: World) -> None:
 
 def test_a_quiet_connection_is_asked_and_kept(world: World) -> None:
     world.watch(GREETER)
-    world.advance(125)
-    assert world.server.pings == 4
+    world.advance(6 * apiconnection.PING_AFTER_SECONDS + 5)
+    assert world.server.pings == 6
     assert world.server.dials == 1
 
 
