@@ -96,18 +96,23 @@ def profile(case: cases.Case, peer: str, tool: str, seconds: float, output: Path
     return result
 
 
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
+    result.add_argument("--tool", choices=sorted(TOOLS), default="perf")
+    result.add_argument("--case", default="unary-4x32", help="a case that measures CPU time")
+    result.add_argument("--peer", choices=cases.PEERS, default=cases.OURS)
+    result.add_argument("--seconds", type=float, default=5.0)
+    result.add_argument("--output", type=Path, help="a directory (in the cache by default)")
+    return result
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
-    parser.add_argument("--tool", choices=sorted(TOOLS), default="perf")
-    parser.add_argument("--case", default="unary-4x32", help="a case that measures CPU time")
-    parser.add_argument("--peer", choices=cases.PEERS, default=cases.OURS)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--output", type=Path, help="a directory (in the cache by default)")
-    options = parser.parse_args(arguments)
+    given = parser()
+    options = given.parse_args(arguments)
     chosen = [case for case in cases.CASES if case.name == options.case and case.kind == "cpu"]
     if not chosen:
         known = ", ".join(case.name for case in cases.CASES if case.kind == "cpu")
-        parser.error(f"--case {options.case!r} is not allowed; cases: {known}")
+        given.error(f"--case {options.case!r} is not allowed; cases: {known}")
     program = {"callgrind": "valgrind"}.get(options.tool, options.tool)
     if shutil.which(program) is None:
         print(f"{program} is missing; Debian's package is {TOOLS[options.tool]}", file=sys.stderr)
