@@ -11,7 +11,10 @@ from typing import Any, Final
 import click
 
 from injector.cli import codes, options, screen
+from injector.cli.check import check
+from injector.cli.explain import explain
 from injector.cli.manifests import diff, inject, uninject, validate
+from injector.cli.top import top
 
 SECTIONS: Final = {
     "Manifests": ("inject", "uninject", "diff", "validate"),
@@ -97,7 +100,7 @@ def completion(shell: str) -> None:
     click.echo(made(evenstream, {}, "evenstream", "_EVENSTREAM_COMPLETE").source())
 
 
-for command in (inject, uninject, diff, validate):
+for command in (inject, uninject, diff, validate, check, explain, top):
     evenstream.add_command(command)
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 import urllib3
+import yaml
 
+from contract import names
 from injector.cli import codes
 
 CONNECT_SECONDS: Final = 5.0
@@ -91,11 +94,9 @@ class Cluster:
     def headers(self) -> dict[str, str]:
         """What logs us in, read anew as tokens are renewed."""
         found = {"User-Agent": USER_AGENT}
-        token = self.configuration.get_api_key_with_prefix("authorization")
-        if token:
-            found["authorization"] = token
-        elif self.configuration.username:
-            found["authorization"] = self.configuration.get_basic_auth_token()
+        for setting in self.configuration.auth_settings().values():
+            if setting["in"] == "header" and setting["value"]:
+                found[setting["key"].lower()] = setting["value"]
         return found
 
     def _call(self, method: str, path: str, query: Mapping[str, Any], body: Any = None) -> Any:
@@ -145,42 +146,39 @@ def open_cluster(context: str = "", kubeconfig: str = "", timeout: float = READ_
     from kubernetes import client, config
 
     configuration = client.Configuration()
+    # Several are one, as kubectl merges them.
+    path = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
     try:
-        if _kubeconfig_exists(kubeconfig) or context or kubeconfig:
-            config.load_kube_config(
-                config_file=kubeconfig or None, context=context or None, client_configuration=configuration
-            )
-            namespace = _namespace_of(context, kubeconfig)
+        if context or kubeconfig or _any_exists(path):
+            chosen = {"config_file": path, "context": context or None}
+            config.load_kube_config(**chosen, client_configuration=configuration)
+            namespace = _namespace_of(context, path)
         else:
             config.load_incluster_config(client_configuration=configuration)
             namespace = _own_namespace()
-    except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+    except (config.ConfigException, yaml.YAMLError, OSError, ValueError, KeyError, TypeError) as error:
+        text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ApiError(
             f"no cluster to ask: {text}; set KUBECONFIG, or give --kubeconfig and --context"
         ) from None
     return Cluster(configuration, namespace, timeout)
 
 
-def _kubeconfig_exists(kubeconfig: str) -> bool:
-    from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION
-
-    places = (kubeconfig or os.environ.get("KUBECONFIG") or KUBE_CONFIG_DEFAULT_LOCATION).split(os.pathsep)
-    return any(os.path.exists(os.path.expanduser(place)) for place in places)  # noqa: PTH110, PTH111
+def _any_exists(paths: str) -> bool:
+    return any(Path(path).expanduser().exists() for path in paths.split(os.pathsep) if path)
 
 
-def _namespace_of(context: str, kubeconfig: str) -> str:
+def _namespace_of(context: str, path: str) -> str:
     from kubernetes import config
 
-    contexts, active = config.list_kube_config_contexts(kubeconfig or None)
+    contexts, active = config.list_kube_config_contexts(path)
     chosen = next((one for one in contexts if one["name"] == context), active)
     return str((chosen.get("context") or {}).get("namespace") or "default")
 
 
 def _own_namespace() -> str:
     try:
-        with open("/var/run/secrets/kubernetes.io/serviceaccount/namespace") as file:  # noqa: PTH123
-            return file.read().strip() or "default"
+        return Path(names.SERVICE_ACCOUNT_DIR, "namespace").read_text().strip() or "default"
     except OSError:
         return "default"
 

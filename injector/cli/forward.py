@@ -9,6 +9,8 @@ import http.client
 import json
 import socket
 import ssl
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Self
 
@@ -21,11 +23,28 @@ ANSWER_SECONDS: Final = 10.0
 MAX_STATUS_BYTES: Final = 64 * 1024 * 1024
 
 
+_QUIET: Final = "Kubernetes port forward proxy"
+
+
+def _quiet(before: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The library's thread raises when a side closes while it writes. We see that as the end of our socket; a
+    traceback on the terminal helps nobody."""
+
+    def hook(arguments: Any) -> None:
+        if arguments.thread is None or not arguments.thread.name.startswith(_QUIET):
+            before(arguments)
+
+    hook.quiet = True  # type: ignore[attr-defined]
+    return hook
+
+
 def forward(cluster: Cluster, namespace: str, pod: str, port: int) -> Any:
     """A socket to `port` on the pod's loopback. Raises ApiError."""
     from kubernetes.client import ApiException
     from kubernetes.stream.ws_client import portforward_call
 
+    if not getattr(threading.excepthook, "quiet", False):
+        threading.excepthook = _quiet(threading.excepthook)
     url = f"{cluster.host}{namespaced('pods', namespace, pod)}/portforward?ports={port}"
     try:
         forwarded = portforward_call(

@@ -1,0 +1,132 @@
+"""What manifests/ put into a cluster, found again by name, and judged."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from cryptography import x509
+
+from contract import names
+from injector import certs
+from injector.cli.lines import Line
+
+NAME: Final = "evenstream-injector"
+DNS_NAME: Final = f"{NAME}.{names.SYSTEM_NAMESPACE}.svc"
+WEBHOOK: Final = "inject.evenstream.dev"
+PORT: Final = 8443
+SECTION: Final = "Installation"
+NOT_CALLED: Final = (
+    "look whether the API server may reach the injector's pods on port 8443 (firewalls of managed clusters, "
+    f"NetworkPolicies), and at: kubectl -n {names.SYSTEM_NAMESPACE} logs deploy/{NAME}"
+)
+APPLY_AGAIN: Final = "apply the manifests again: kubectl apply -k manifests/"
+
+Json = Mapping[str, Any]
+
+
+def deployment(found: Json) -> Line:
+    """The injector's own pods."""
+    wanted = int((found.get("spec") or {}).get("replicas") or 0)
+    ready = int((found.get("status") or {}).get("readyReplicas") or 0)
+    text = f"{ready} of {wanted} pods ready, {image(found)}"
+    if ready == 0:
+        do = f"see why: kubectl -n {names.SYSTEM_NAMESPACE} describe pods; until then pods start without the sidecar"
+        return Line(SECTION, "injector", "failed", text, do)
+    if ready < wanted:
+        do = f"see why: kubectl -n {names.SYSTEM_NAMESPACE} describe pods"
+        return Line(SECTION, "injector", "warning", text, do)
+    return Line(SECTION, "injector", "ok", text)
+
+
+def image(found: Json) -> str:
+    spec = ((found.get("spec") or {}).get("template") or {}).get("spec") or {}
+    containers = spec.get("containers") or [{}]
+    return str(containers[0].get("image") or "no image")
+
+
+def webhook(configuration: Json | None) -> Iterable[Line]:
+    """The MutatingWebhookConfiguration: does it call us, for the right pods, and can it do no harm?"""
+    hooks = (configuration or {}).get("webhooks") or []
+    ours: Json | None = next((hook for hook in hooks if hook.get("name") == WEBHOOK), None)
+    if ours is None:
+        what = f"MutatingWebhookConfiguration {NAME} has no webhook {WEBHOOK}"
+        yield Line(SECTION, "webhook", "failed", what, APPLY_AGAIN)
+        return
+    if (ours.get("clientConfig") or {}).get("caBundle"):
+        yield Line(SECTION, "webhook", "ok", f"{NAME} trusts a CA for {WEBHOOK}")
+    else:
+        do = f"the injector puts it there when it starts: kubectl -n {names.SYSTEM_NAMESPACE} logs deploy/{NAME}"
+        yield Line(SECTION, "webhook", "failed", f"{NAME} has no caBundle, so no call can succeed", do)
+    conditions = ours.get("matchConditions") or []
+    if any(names.INJECT_ANNOTATION in str(condition.get("expression")) for condition in conditions):
+        yield Line(SECTION, "matchConditions", "ok", "only pods that ask reach the injector")
+    else:
+        text = "not in force: every pod's creation waits for the injector"
+        do = "the API server dropped them (older than 1.28) or somebody did; " + APPLY_AGAIN
+        yield Line(SECTION, "matchConditions", "failed", text, do)
+    if ours.get("failurePolicy") == "Ignore":
+        yield Line(
+            SECTION, "failurePolicy", "ok", "Ignore: a pod starts without the sidecar if the injector is down"
+        )
+    else:
+        text = f"{ours.get('failurePolicy')}: a pod that asks cannot start while the injector is down"
+        yield Line(
+            SECTION, "failurePolicy", "warning", text, "Ignore is what the manifests have; " + APPLY_AGAIN
+        )
+
+
+def authority(configuration: Json | None) -> str:
+    """The PEM that the API server trusts for our webhook, or ""."""
+    for hook in (configuration or {}).get("webhooks") or []:
+        if hook.get("name") == WEBHOOK:
+            return base64.b64decode((hook.get("clientConfig") or {}).get("caBundle") or "").decode(
+                "ascii", "replace"
+            )
+    return ""
+
+
+def certificate(der: bytes, now: datetime.datetime) -> Line:
+    """The serving certificate that a client was shown, and that verified."""
+    until = x509.load_der_x509_certificate(der).not_valid_after_utc
+    days = (until - now) / datetime.timedelta(days=1)
+    text = f"verified against the webhook's CA, {days:.0f} days left (until {until:%Y-%m-%d})"
+    # A day's grace: the injector looks once a minute, and its clock may differ from ours.
+    if days > certs.RENEW_BEFORE / datetime.timedelta(days=1) - 1:
+        return Line(SECTION, "certificate", "ok", text)
+    do = f"it should have been renewed; see why: kubectl -n {names.SYSTEM_NAMESPACE} logs deploy/{NAME}"
+    return Line(SECTION, "certificate", "warning", text, do)
+
+
+def excluded(configuration: Json | None, namespace: str, labels: Mapping[str, str]) -> str:
+    """Why the webhook is not called for pods of a namespace with these labels, or ""."""
+    for hook in (configuration or {}).get("webhooks") or []:
+        if hook.get("name") != WEBHOOK:
+            continue
+        selector = hook.get("namespaceSelector") or {}
+        every = {"kubernetes.io/metadata.name": namespace, **labels}
+        for key, text in (selector.get("matchLabels") or {}).items():
+            if every.get(key) != text:
+                return f"the webhook's namespaceSelector wants the label {key}={text}"
+        for wanted in selector.get("matchExpressions") or []:
+            if not _matches(wanted, every):
+                return f"the webhook's namespaceSelector leaves it out ({_expression(wanted)})"
+    return ""
+
+
+def _matches(wanted: Json, labels: Mapping[str, str]) -> bool:
+    """A LabelSelectorRequirement, as apimachinery has it: NotIn holds for a label that is not there."""
+    key, values = str(wanted.get("key")), wanted.get("values") or []
+    operator = wanted.get("operator")
+    if operator == "In":
+        return labels.get(key) in values
+    if operator == "NotIn":
+        return key not in labels or labels[key] not in values
+    return (key in labels) == (operator == "Exists")
+
+
+def _expression(wanted: Json) -> str:
+    values: Sequence[str] = wanted.get("values") or []
+    return f"{wanted.get('key')} {wanted.get('operator')} {', '.join(values)}".strip()
