@@ -94,7 +94,7 @@ class Sidecar:
     def run(self) -> None:
         """Until SIGTERM, SIGINT or POST /drain, and then until the streams are over."""
         try:
-            self.loop.run(self.turn)
+            self.loop.run(self.plane, self.turn)
         finally:
             self._source.close(self.loop.now())
             self._admin.close()
@@ -105,9 +105,7 @@ class Sidecar:
             self.loop.close()
 
     def turn(self, now: float) -> float:
-        engine = self.engine
-        if engine.deadline() <= now:
-            engine.tick(now)
+        """All that is not the data plane; when to be called again, unless something happens."""
         if self._streams.deadline() <= now:
             self._streams.tick(now)
         if self._source.deadline() <= now:
@@ -121,13 +119,10 @@ class Sidecar:
             self._tell_of_stuck(now)
         self._watch_new(now)
         self._take_events(now)
-        self.plane.turn_end(now)
-        deadline = min(
-            engine.deadline(), self._streams.deadline(), self._source.deadline(), self._admin.deadline()
-        )
+        deadline = min(self._streams.deadline(), self._source.deadline(), self._admin.deadline())
         if capture is not None:
             deadline = min(deadline, capture.deadline())
-        if engine.draining:
+        if self.engine.draining:
             deadline = min(deadline, self._drain_turn(now))
         return deadline
 
@@ -194,6 +189,7 @@ class Sidecar:
         now = self.loop.now()
         log.info("draining: %d open streams", self.engine.open_streams())
         self.engine.drain(now)
+        self.loop.attentive = True
         self._drain_until = now + DRAIN_TIMEOUT
 
     def _drain_turn(self, now: float) -> float:

@@ -156,7 +156,7 @@ class View:
             rung_age_seconds=age,
             queued_streams=service.queued(),
             streams_total=int(stats.started),
-            grpc_status=dict(stats.by_status),
+            grpc_status=stats.by_status,
             latency=_histogram(stats),
             endpoints=[_endpoint(b) for b in [*service.backends.values(), *service.retiring]],
         )
@@ -177,7 +177,7 @@ def _endpoint(backend: Backend) -> Endpoint:
         refused_total=int(stats.refused),
         connect_failures_total=int(backend.connect_failures),
         last_error=backend.last_error,
-        grpc_status=dict(stats.by_status),
+        grpc_status=stats.by_status,
         latency=_histogram(stats),
     )
 

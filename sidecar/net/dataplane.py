@@ -12,7 +12,7 @@ from mypy_extensions import i64
 from sidecar.balance.endpoints import ServicePort
 from sidecar.net import sockets
 from sidecar.net.channel import Channel
-from sidecar.net.loop import READ, Loop, Watcher
+from sidecar.net.loop import READ, Loop, Plane, Watcher
 from sidecar.splice.engine import Engine
 from sidecar.splice.peer import Peer
 from sidecar.splice.upstream import Upstream
@@ -33,6 +33,9 @@ class PeerChannel(Channel):
         super().__init__(plane.loop, sock, connecting)
         self.peer: Final = peer
         self._plane: Final = plane
+
+    def routine(self) -> bool:
+        return True
 
     def opened(self, now: float) -> None:
         peer = self.peer
@@ -67,8 +70,8 @@ class PeerChannel(Channel):
             self._plane.close(self, now)
 
 
-class DataPlane:
-    """Runs an engine's sockets. `turn_end` is to be called after each turn of the loop."""
+class DataPlane(Plane):
+    """Runs an engine's sockets."""
 
     def __init__(self, loop: Loop, engine: Engine) -> None:
         self.loop: Final = loop
@@ -98,15 +101,17 @@ class DataPlane:
         if first_bytes:
             self.engine.received(peer, first_bytes, now)
 
-    def turn_end(self, now: float) -> None:
-        """Dial and write what the turn asked for; what that sets off too."""
+    def turn_end(self, now: float) -> float:
+        """The engine's timers; then dial and write what the turn asked for, and what that sets off too."""
         engine = self.engine
+        if engine.deadline() <= now:
+            engine.tick(now)
         while True:
             for upstream in engine.take_dials():
                 self._dial(upstream, now)
             touched = engine.take_touched()
             if not touched:
-                return
+                return engine.deadline()
             for peer in touched:
                 channel = self._channels.get(peer)
                 if channel is not None:

@@ -1,7 +1,7 @@
 """The event loop: one thread, epoll, level-triggered.
 
-A turn is: wait; hand each ready socket to its watcher; let the owner flush what the turn touched. Everything
-the sidecar does runs here, so that nothing needs a lock (docs/adr/0001).
+A turn is: wait; hand each ready socket to its watcher; let the owner look after what is not routine; flush what
+the turn touched. Everything the sidecar does runs here, so that nothing needs a lock (docs/adr/0001).
 """
 
 from __future__ import annotations
@@ -32,8 +32,20 @@ class Watcher:
     def ready(self, events: i64, now: float) -> None:
         raise NotImplementedError
 
+    def routine(self) -> bool:
+        """Whether its events concern the data plane alone, so that the owner of the loop need not look."""
+        return False
+
     def expire(self) -> None:
         """The time given to `Loop.linger` is over."""
+
+
+class Plane:
+    """What is served at the end of every turn."""
+
+    def turn_end(self, now: float) -> float:
+        """Do what the turn left to do; answer when to be called again at the latest (monotonic seconds)."""
+        raise NotImplementedError
 
 
 class Loop:
@@ -41,6 +53,7 @@ class Loop:
         self._epoll = select.epoll()
         self._watchers: dict[int, Watcher] = {}
         self._running: bool = False
+        self.attentive: bool = False  # the owner has a look after every turn
         self._lingering: deque[tuple[float, Watcher]] = deque()
 
     def now(self) -> float:
@@ -65,34 +78,47 @@ class Loop:
         """Have `watcher.expire` called when LINGER has passed."""
         self._lingering.append((time.monotonic() + LINGER, watcher))
 
-    def run(self, turn: Callable[[float], float]) -> None:
-        """Turn after turn until `stop`. `turn` is called after each turn's events: it flushes, and answers when
-        it wants to be called again at the latest (monotonic seconds)."""
+    def run(self, plane: Plane, turn: Callable[[float], float]) -> None:
+        """Turn after turn until `stop`.
+
+        `turn` is the owner's: called first, after each turn in which a watcher that is not routine was ready, and
+        when the time comes that it answered with (monotonic seconds). `plane` has the end of every turn.
+        """
         self._running = True
         epoll = self._epoll
         watchers = self._watchers
         clock = time.monotonic
-        deadline = turn(clock())
+        now: float = clock()
+        owner_due: float = turn(now)
+        plane_due: float = plane.turn_end(now)
         while self._running:
-            wait = deadline - clock()
+            wait = (owner_due if owner_due < plane_due else plane_due) - now
             if wait > MAX_WAIT:
                 wait = MAX_WAIT
             elif wait < 0.0:
                 wait = 0.0
             events = epoll.poll(wait, MAX_EVENTS)
-            now: float = clock()
+            now = clock()
+            stirred = False
             for fd, mask in events:
                 watcher = watchers.get(fd)
                 # A watcher closed by one before it in the same turn is gone; its number may be another's by
                 # now only if that one was opened in this turn too, and then a spurious call does no harm.
                 if watcher is not None:
                     watcher.ready(mask, now)
+                    if not watcher.routine():
+                        stirred = True
             lingering = self._lingering
             while lingering and lingering[0][0] <= now:
                 lingering.popleft()[1].expire()
-            deadline = turn(now)
-            if lingering and lingering[0][0] < deadline:
-                deadline = lingering[0][0]
+            if stirred or owner_due <= now:
+                owner_due = turn(now)
+            plane_due = plane.turn_end(now)
+            if self.attentive:
+                owner_due = turn(now)
+                plane_due = plane.turn_end(now)
+            if lingering and lingering[0][0] < plane_due:
+                plane_due = lingering[0][0]
 
     def stop(self) -> None:
         self._running = False

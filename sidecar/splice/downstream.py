@@ -66,7 +66,7 @@ class Downstream(Peer):
             self.stream_fault(stream_id, frames.PROTOCOL_ERROR, fault)
             return
         stream = Stream(self.service, self, stream_id, block, self.now)
-        self.streams[stream_id] = stream
+        self.add(stream_id, stream)
         if end_stream:
             stream.request.state = states.next_half(stream.request.state, states.END)
         self.service.opened(stream)
@@ -80,7 +80,7 @@ class Downstream(Peer):
         self.reset(stream_id, frames.REFUSED_STREAM)
 
     def _later_headers(self, stream_id: i64, block: Block, end_stream: bool) -> None:
-        stream = self.streams.get(stream_id)
+        stream = self.find(stream_id)
         if stream is None:
             kind = self.epitaph(stream_id)
             if kind == RESET_BY_US:
@@ -110,7 +110,7 @@ class Downstream(Peer):
             raise ConnectionFault(code, message)  # RST_STREAM may not go to an idle stream (section 6.4)
         if stream_id > self._last_id:
             self._last_id = stream_id
-        stream = self.streams.get(stream_id)
+        stream = self.find(stream_id)
         self.reset(stream_id, code)
         if stream is not None:
             self.service.cancelled(stream, frames.CANCEL)
@@ -147,11 +147,11 @@ class Downstream(Peer):
         """The client is gone: what it asked for is cancelled at the backends."""
         for stream in list(self.streams.values()):
             self.service.cancelled(stream, frames.CANCEL)
-        self.streams.clear()
+        self.remove_all()
 
     def forget(self, stream: Stream) -> None:
         """Both halves are over on this side."""
-        self.streams.pop(stream.down_id, None)
+        self.remove(stream.down_id)
         self.close_if_idle()
 
     def drain(self) -> None:
