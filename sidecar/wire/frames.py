@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from librt.strings import BytesWriter, write_i32_be
-from mypy_extensions import i32, i64
+from librt.strings import BytesWriter, write_i16_be, write_i32_be, write_i64_be
+from mypy_extensions import i16, i32, i64, u8
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 PREFACE_LENGTH: Final[i64] = 24
@@ -88,9 +88,8 @@ def error_name(code: i64) -> str:
 
 def write_header(out: BytesWriter, length: i64, kind: i64, flags: i64, stream_id: i64) -> None:
     """The nine octets before a payload of `length` octets (at most 2^14)."""
-    write_i32_be(out, i32((length << 8) | kind))
-    out.append(flags)
-    write_i32_be(out, i32(stream_id))
+    write_i64_be(out, (length << 40) | (kind << 32) | (flags << 24) | (stream_id >> 8))
+    out.append(u8(stream_id & 0xFF))
 
 
 def write_block(out: BytesWriter, stream_id: i64, block: bytes, end_stream: bool) -> None:
@@ -116,12 +115,8 @@ def write_block(out: BytesWriter, stream_id: i64, block: bytes, end_stream: bool
 def write_settings(out: BytesWriter, settings: list[tuple[int, int]]) -> None:
     write_header(out, len(settings) * 6, SETTINGS, 0, 0)
     for identifier, value in settings:
-        out.append(0)
-        out.append(identifier)
-        out.append((value >> 24) & 0xFF)
-        out.append((value >> 16) & 0xFF)
-        out.append((value >> 8) & 0xFF)
-        out.append(value & 0xFF)
+        write_i16_be(out, i16(identifier))
+        _write_u32(out, value)
 
 
 def write_settings_ack(out: BytesWriter) -> None:
@@ -153,7 +148,7 @@ def write_goaway(out: BytesWriter, last_stream_id: i64, code: i64, debug: bytes)
 
 def _write_u32(out: BytesWriter, value: i64) -> None:
     # Codes come from peers and use all 32 bits; an i32 would be negative above 2^31.
-    out.append((value >> 24) & 0xFF)
-    out.append((value >> 16) & 0xFF)
-    out.append((value >> 8) & 0xFF)
-    out.append(value & 0xFF)
+    out.append(u8((value >> 24) & 0xFF))
+    out.append(u8((value >> 16) & 0xFF))
+    out.append(u8((value >> 8) & 0xFF))
+    out.append(u8(value & 0xFF))

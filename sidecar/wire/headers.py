@@ -35,6 +35,10 @@ class HeaderReader:
     def __init__(self, memo: BlockMemo) -> None:
         self._memo = memo
         self._table: DynamicTable | None = DynamicTable(MAX_TABLE_SIZE)  # None: empty for good
+        # The last two blocks, while stateless: a peer that repeats itself has the same one again, or two in turn
+        # (a response's headers and its trailers), and comparing is cheaper than hashing.
+        self._last: Block | None = None
+        self._before: Block | None = None
         self.acknowledged: bool = False  # the peer has acknowledged our table size of 0
 
     @property
@@ -44,13 +48,25 @@ class HeaderReader:
 
     def read(self, wire_block: bytes) -> Block:
         """The block without state. Raises CompressionError or HeaderListTooLargeError."""
+        last = self._last
+        if last is not None and last.raw == wire_block:
+            return last
+        before = self._before
+        if before is not None and before.raw == wire_block:
+            self._before = last
+            self._last = before
+            return before
         raw = wire_block
         first: i64 = raw[0] if raw else 0
         if 0x20 <= first < 0x40:
             raw = self._take_size_updates(raw)
         table = self._table
         if table is None:
-            return self._memo.read(raw)
+            block = self._memo.read(raw)
+            if raw is wire_block:
+                self._before = last
+                self._last = block
+            return block
         known = self._memo.find(raw)
         if known is not None and not known.inserts:
             return known
@@ -59,6 +75,8 @@ class HeaderReader:
 
     def _take_size_updates(self, raw: bytes) -> bytes:
         """Apply and strip the updates in front of a block."""
+        self._last = None
+        self._before = None
         end: i64 = len(raw)
         at: i64 = 0
         updates = 0
