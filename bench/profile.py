@@ -96,7 +96,10 @@ def profile(case: cases.Case, peer: str, tool: str, seconds: float, output: Path
         result = client.read_json(START_SECONDS + seconds * CALLGRIND_SLOWER)
         proxy.process.stop()  # callgrind writes its counts when the process ends
     if tool == "callgrind":
-        for flag, name in (("--inclusive=no", "callgrind.txt"), ("--inclusive=yes", "callgrind-inclusive.txt")):
+        for flag, name in (
+            ("--inclusive=no", "callgrind.txt"),
+            ("--inclusive=yes", "callgrind-inclusive.txt"),
+        ):
             _report(["callgrind_annotate", flag, str(output / "callgrind.out")], output / name)
     return result
 

@@ -56,7 +56,7 @@ class Downstream(Peer):
             self._later_headers(stream_id, block, end_stream)
             return
         self._last_id = stream_id
-        if stream_id > self._refuse_above or len(self.streams) >= MAX_STREAMS:
+        if stream_id > self._refuse_above or self.streams.count() >= MAX_STREAMS:
             self.refuse(stream_id)
             return
         fault = block.request_fault()
@@ -66,7 +66,7 @@ class Downstream(Peer):
             self.stream_fault(stream_id, frames.PROTOCOL_ERROR, fault)
             return
         stream = Stream(self.service, self, stream_id, block, self.now)
-        self.add(stream_id, stream)
+        self.streams.add(stream_id, stream)
         if end_stream:
             stream.request.state = states.next_half(stream.request.state, states.END)
         self.service.opened(stream)
@@ -80,7 +80,7 @@ class Downstream(Peer):
         self.reset(stream_id, frames.REFUSED_STREAM)
 
     def _later_headers(self, stream_id: i64, block: Block, end_stream: bool) -> None:
-        stream = self.find(stream_id)
+        stream = self.streams.find(stream_id)
         if stream is None:
             kind = self.epitaph(stream_id)
             if kind == RESET_BY_US:
@@ -110,7 +110,7 @@ class Downstream(Peer):
             raise ConnectionFault(code, message)  # RST_STREAM may not go to an idle stream (section 6.4)
         if stream_id > self._last_id:
             self._last_id = stream_id
-        stream = self.find(stream_id)
+        stream = self.streams.find(stream_id)
         self.reset(stream_id, code)
         if stream is not None:
             self.service.cancelled(stream, frames.CANCEL)
@@ -145,13 +145,13 @@ class Downstream(Peer):
 
     def abandon(self) -> None:
         """The client is gone: what it asked for is cancelled at the backends."""
-        for stream in list(self.streams.values()):
+        for stream in self.streams.values():
             self.service.cancelled(stream, frames.CANCEL)
-        self.remove_all()
+        self.streams.take_all()
 
     def forget(self, stream: Stream) -> None:
         """Both halves are over on this side."""
-        self.remove(stream.down_id)
+        self.streams.remove(stream.down_id)
         self.close_if_idle()
 
     def drain(self) -> None:
@@ -175,6 +175,6 @@ class Downstream(Peer):
 
     def close_if_idle(self) -> None:
         leaving = self._peer_leaving or self._refuse_above != frames.MAX_STREAM_ID
-        if leaving and not self.streams:
+        if leaving and self.streams.count() == 0:
             self.finished = True
             self.touch()

@@ -164,7 +164,7 @@ class Engine:
 
     def open_streams(self) -> int:
         """Streams not yet over on the clients' side."""
-        return sum(len(downstream.streams) for downstream in self.downstreams)
+        return sum(int(downstream.streams.count()) for downstream in self.downstreams)
 
 
 @final

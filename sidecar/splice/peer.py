@@ -12,6 +12,7 @@ from mypy_extensions import i64
 
 from sidecar.splice import states
 from sidecar.splice.stream import LEND_LIMIT, REPLAY_LIMIT, Half, Stream
+from sidecar.splice.streamtable import StreamTable
 from sidecar.wire import frames
 from sidecar.wire.blocks import BlockMemo
 from sidecar.wire.connection import CONNECTION_WINDOW, MAX_UNREAD_OUTPUT, Connection, ConnectionFault
@@ -33,10 +34,7 @@ RESET_BY_PEER: Final = 2
 class Peer(Connection):
     def __init__(self, memo: BlockMemo, touched: list[Peer], is_server: bool, max_streams: i64) -> None:
         super().__init__(memo, is_server, max_streams)
-        self.streams: dict[int, Stream] = {}
-        # The stream of the frame before: a call's HEADERS and DATA come one after the other.
-        self._recent_id: i64 = 0
-        self._recent: Stream | None = None
+        self.streams: Final = StreamTable(is_server)
         self.unsent: i64 = 0  # octets the socket has not taken, kept by the caller
         self.draining: bool = False
         self.gone: bool = False  # the socket is closed or is to be closed at once: write nothing more
@@ -53,38 +51,6 @@ class Peer(Connection):
         if not self._is_touched:
             self._is_touched = True
             self._touched.append(self)
-
-    def find(self, stream_id: i64) -> Stream | None:
-        """The open stream of this number."""
-        if stream_id == self._recent_id:
-            return self._recent
-        found = self.streams.get(stream_id)
-        if found is not None:
-            self._recent_id = stream_id
-            self._recent = found
-        return found
-
-    def add(self, stream_id: i64, stream: Stream) -> None:
-        self.streams[stream_id] = stream
-        self._recent_id = stream_id
-        self._recent = stream
-
-    def remove(self, stream_id: i64) -> bool:
-        """The stream is over on this connection. False: it was not open."""
-        if stream_id == self._recent_id:
-            self._recent_id = 0
-            self._recent = None
-        if stream_id not in self.streams:
-            return False
-        del self.streams[stream_id]
-        return True
-
-    def remove_all(self) -> list[Stream]:
-        found = list(self.streams.values())
-        self.streams.clear()
-        self._recent_id = 0
-        self._recent = None
-        return found
 
     def untouch(self) -> None:
         self._is_touched = False
@@ -120,7 +86,7 @@ class Peer(Connection):
     # --- DATA in ---------------------------------------------------------------------------------
 
     def data_received(self, stream_id: i64, payload: bytes, flow_length: i64, end_stream: bool) -> None:
-        stream = self.find(stream_id)
+        stream = self.streams.find(stream_id)
         if stream is None:
             self._data_for_no_stream(stream_id)
             return
@@ -357,7 +323,7 @@ class Peer(Connection):
     # --- credit for what we send -----------------------------------------------------------------
 
     def window_received(self, stream_id: i64, increment: i64) -> None:
-        stream = self.find(stream_id)
+        stream = self.streams.find(stream_id)
         if stream is None:
             if self.is_idle(stream_id):
                 raise ConnectionFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
@@ -380,7 +346,7 @@ class Peer(Connection):
             source.lend(half)
 
     def initial_window_changed(self, difference: i64) -> None:
-        for stream in list(self.streams.values()):
+        for stream in self.streams.values():
             half = self.outbound(stream)
             half.sink_window += difference
             if half.sink_window > frames.MAX_WINDOW:
@@ -413,7 +379,7 @@ class Peer(Connection):
     # --- ends ------------------------------------------------------------------------------------
 
     def reset_received(self, stream_id: i64, code: i64) -> None:
-        stream = self.find(stream_id)
+        stream = self.streams.find(stream_id)
         if stream is None:
             if self.is_idle(stream_id):
                 raise ConnectionFault(frames.PROTOCOL_ERROR, "RST_STREAM on an idle stream")

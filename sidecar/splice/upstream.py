@@ -51,7 +51,7 @@ class Upstream(Peer):
             and not self.draining
             and not self.finished
             and not self.gone
-            and i64(len(self.streams)) < self.peer_max_streams
+            and self.streams.count() < self.peer_max_streams
         )
 
     def send(self, stream: Stream) -> None:
@@ -65,7 +65,7 @@ class Upstream(Peer):
         stream.advance(states.SEND)
         stream.up = self
         stream.up_id = stream_id
-        self.add(stream_id, stream)
+        self.streams.add(stream_id, stream)
         request = stream.request
         request.sink = self
         request.sink_id = stream_id
@@ -88,7 +88,7 @@ class Upstream(Peer):
     # --- hooks -----------------------------------------------------------------------------------
 
     def headers_received(self, stream_id: i64, block: Block, end_stream: bool) -> None:
-        stream = self.find(stream_id)
+        stream = self.streams.find(stream_id)
         if stream is None:
             if self.is_idle(stream_id):
                 raise ConnectionFault(frames.PROTOCOL_ERROR, "a response on a stream that was not opened")
@@ -149,8 +149,8 @@ class Upstream(Peer):
             raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too many stream errors, last: " + message)
         if self.is_idle(stream_id):
             raise ConnectionFault(code, message)  # RST_STREAM may not go to an idle stream (section 6.4)
-        stream = self.find(stream_id)
-        self.remove(stream_id)
+        stream = self.streams.find(stream_id)
+        self.streams.remove(stream_id)
         self.reset(stream_id, code)
         if stream is not None:
             self.backend.service.broken(stream, "broke HTTP/2: " + message)
@@ -159,7 +159,7 @@ class Upstream(Peer):
     def stream_reset(self, stream: Stream, code: i64) -> None:
         if not self._resets.spend(self.now):
             raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too many streams reset")
-        self.remove(stream.up_id)
+        self.streams.remove(stream.up_id)
         self.backend.service.reset_by_backend(stream, code)
         self._one_less()
 
@@ -175,8 +175,9 @@ class Upstream(Peer):
         first = not self.draining
         self.draining = True
         refused = [s for s in self.streams.values() if s.up_id > last_stream_id]
+        refused.sort(key=_number)
         for stream in refused:
-            self.remove(stream.up_id)
+            self.streams.remove(stream.up_id)
         if first:
             self.backend.draining(self)
         why = f"GOAWAY {frames.error_name(code)} {debug[:80].decode('utf-8', 'replace')}".rstrip()
@@ -194,14 +195,14 @@ class Upstream(Peer):
 
     def abandon(self, why: str) -> None:
         """The connection is lost: what was on it is settled, and the backend looks for another."""
-        streams = self.remove_all()
+        streams = self.streams.take_all()
         self.backend.lost(self, why)
         for stream in streams:
             self.backend.service.broken(stream, why)
 
     def forget(self, stream: Stream) -> None:
         """Both halves are over on this side."""
-        if self.remove(stream.up_id):
+        if self.streams.remove(stream.up_id):
             self._resets.earn(1.0)
             self._one_less()
 
@@ -212,8 +213,12 @@ class Upstream(Peer):
             self.backend.room_again(self)
 
     def close_if_idle(self) -> None:
-        if self.draining and not self.streams and not self.finished and not self.gone:
+        if self.draining and self.streams.count() == 0 and not self.finished and not self.gone:
             frames.write_goaway(self.out, 0, frames.NO_ERROR, b"")
             self.finished = True
             self.touch()
             self.backend.lost(self, "closed when idle")
+
+
+def _number(stream: Stream) -> int:
+    return int(stream.up_id)
