@@ -119,7 +119,9 @@ class Sidecar:
             self._tell_of_stuck(now)
         self._watch_new(now)
         self._take_events(now)
-        deadline = min(self._streams.deadline(), self._source.deadline(), self._admin.deadline())
+        deadline = min(
+            self._streams.deadline(), self._source.deadline(), self._admin.deadline(), self._check_at
+        )
         if capture is not None:
             deadline = min(deadline, capture.deadline())
         if self.engine.draining:
