@@ -18,7 +18,7 @@ SERVE_PORT: Final = 8443
 SERVICE: Final = "evenstream-injector"
 SECRET: Final = "evenstream-injector-certificates"  # noqa: S105 - the name of an object
 WEBHOOK_CONFIGURATION: Final = "evenstream-injector"
-WEBHOOK: Final = "inject.evenstream.dev"
+WEBHOOKS: Final = ("inject.evenstream.dev", "inject-restricted.evenstream.dev")
 IMAGE_VARIABLE: Final = names.ENV_PREFIX + "SIDECAR_IMAGE"
 DOMAIN_VARIABLE: Final = names.ENV_PREFIX + "CLUSTER_DOMAIN"
 KIND_VARIABLE: Final = names.ENV_PREFIX + "SIDECAR_KIND"
@@ -138,7 +138,7 @@ def _serve(given: argparse.Namespace, options: Options) -> int:
     # kopf logs every review twice at info.
     logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLogger().level))
     settings_ = kopf.OperatorSettings()
-    place = cluster.Place(given.namespace, given.secret, given.webhook_configuration, WEBHOOK)
+    place = cluster.Place(given.namespace, given.secret, given.webhook_configuration, WEBHOOKS)
     api = cluster.Cluster(settings_, place)
     store = certs.Store(api, [f"{given.service}.{given.namespace}.svc", *given.dns_name])
     installation = webhook.Installation(options, given.sidecar_kind, api)

@@ -13,7 +13,7 @@ import os
 import re
 import ssl
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -40,7 +40,7 @@ class Place(NamedTuple):
     namespace: str
     secret: str
     webhook_configuration: str
-    webhook: str  # the name of the entry within it
+    webhooks: Sequence[str]  # the names of the entries within it
 
 
 def login(settings: kopf.OperatorSettings) -> kopf.ConnectionInfo:
@@ -82,10 +82,10 @@ class Cluster:
         await self._write("PUT", self._secrets(self._place.secret), self._secret(data, resource_version))
 
     async def trust(self, ca_certificates: bytes) -> None:
-        """Put these into our webhook's clientConfig. A patch that changes nothing writes nothing, so this is
+        """Put these into our webhooks' clientConfig. A patch that changes nothing writes nothing, so this is
         called again and again, and heals a configuration that was applied anew without them."""
         client = {"caBundle": base64.b64encode(ca_certificates).decode()}
-        body = {"webhooks": [{"name": self._place.webhook, "clientConfig": client}]}
+        body = {"webhooks": [{"name": name, "clientConfig": client} for name in self._place.webhooks]}
         path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/"
         path += self._place.webhook_configuration
         # Merges the list by name; a JSON merge patch would replace it.

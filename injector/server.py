@@ -24,6 +24,9 @@ from injector import certs
 from injector.cluster import ApiError, load_pair
 
 MUTATE_PATH: Final = "/mutate"
+# Where the webhook configuration sends the pods of namespaces that enforce Pod Security baseline or restricted.
+# Namespaces' labels choose the path, so that nobody has to read namespaces.
+RESTRICTED_PATH: Final = "/mutate/restricted"
 REVIEW_VERSION: Final = "admission.k8s.io/v1"
 # etcd takes objects up to 1.5 MiB and the API server requests up to 3 MiB; a review holds the object once
 # or twice as JSON.
@@ -54,10 +57,11 @@ class Exchange:
     position, so that a container put in front of another is written as changes to all fields of the other.
     """
 
-    __slots__ = ("namespace", "patch")
+    __slots__ = ("namespace", "patch", "restricted")
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, restricted: bool) -> None:
         self.namespace = namespace
+        self.restricted = restricted  # the namespace enforces Pod Security baseline or restricted
         self.patch: list[Json] = []
 
 
@@ -107,7 +111,8 @@ class Server:
         async def mutate(request: aiohttp.web.Request) -> aiohttp.web.Response:
             return await self._mutate(request, answer)
 
-        app.router.add_post(MUTATE_PATH, mutate)
+        for path in (MUTATE_PATH, RESTRICTED_PATH):
+            app.router.add_post(path, mutate)
         runner = aiohttp.web.AppRunner(
             app, handle_signals=False, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS
         )
@@ -176,7 +181,8 @@ class Server:
             review = parse_review(body)
         except BadReviewError as error:
             return _error(400, str(error))
-        return aiohttp.web.json_response(await _answer(review, answer))
+        restricted = request.path == RESTRICTED_PATH
+        return aiohttp.web.json_response(await _answer(review, answer, restricted))
 
 
 def parse_review(body: bytes) -> Json:
@@ -200,11 +206,11 @@ def parse_review(body: bytes) -> Json:
     return review
 
 
-async def _answer(review: Mapping[str, Any], answer: ReviewFn) -> Json:
+async def _answer(review: Mapping[str, Any], answer: ReviewFn, restricted: bool) -> Json:
     """kopf's answer with the handler's patch. Whatever goes wrong, the pod is admitted: a mesh that fails
     must not stop anybody's rollout."""
     request = review["request"]
-    current = Exchange(str(request.get("namespace") or ""))
+    current = Exchange(str(request.get("namespace") or ""), restricted)
     exchange.set(current)
     try:
         answered = await answer(review)

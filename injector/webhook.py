@@ -14,7 +14,7 @@ import kopf
 
 from injector.admission.decision import BadPodError, Decision, Options, decide
 from injector.cluster import ApiError, login
-from injector.server import Server, exchange
+from injector.server import Exchange, Server, exchange
 
 # SidecarContainers (KEP-753) is on by default from here on.
 NATIVE_SIDECARS_SINCE: Final = (1, 29)
@@ -65,7 +65,7 @@ def registry(installation: Installation) -> kopf.OperatorRegistry:
     @kopf.on.mutate("", "v1", "pods", operations=["CREATE"], id="pods", registry=handlers)
     async def pod_created(body: kopf.Body, warnings: list[str], **_: Any) -> None:
         current = exchange.get()
-        decision = _decide(dict(body), installation.options, current.namespace)
+        decision = _decide(dict(body), installation.options, current)
         warnings.extend(decision.warnings)
         current.patch.extend(decision.patch)
         _log.info("pod %s: %s", _name(body, current.namespace), decision.reason)
@@ -95,9 +95,9 @@ def run(installation: Installation, settings: kopf.OperatorSettings) -> None:
     )
 
 
-def _decide(pod: Mapping[str, Any], options: Options, namespace: str) -> Decision:
+def _decide(pod: Mapping[str, Any], options: Options, current: Exchange) -> Decision:
     try:
-        return decide(pod, options, namespace)
+        return decide(pod, options, current.namespace, restricted=current.restricted)
     except BadPodError as error:
         return Decision((), (f"evenstream: pod left without the sidecar: {error}",), str(error))
 

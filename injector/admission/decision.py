@@ -42,10 +42,13 @@ class BadPodError(ValueError):
     """Not a pod: the text says which field is of the wrong kind."""
 
 
-def decide(pod: Mapping[str, Any], options: Options, namespace: str = "") -> Decision:
+def decide(
+    pod: Mapping[str, Any], options: Options, namespace: str = "", *, restricted: bool = False
+) -> Decision:
     """What to do with a pod, or with a pod template (which has the same metadata and spec).
 
-    `namespace`: where the pod will be, "" if that is not known. A pod that did not ask, or that has the
+    `namespace`: where the pod will be, "" if that is not known. `restricted`: that namespace enforces Pod
+    Security baseline or restricted, which would refuse a pod with NET_ADMIN. A pod that did not ask, or that has the
     sidecar already, gets neither patch nor warning: a second pass changes nothing. Never raises for anything
     a user can write into an annotation; BadPodError if `pod` is not shaped like one.
     """
@@ -74,6 +77,7 @@ def decide(pod: Mapping[str, Any], options: Options, namespace: str = "") -> Dec
         namespace=namespace,
         cluster_domain=options.cluster_domain,
         native=options.native_sidecars,
+        restricted=restricted,
     )
     if reason:
         return _unchanged(reason)

@@ -23,12 +23,19 @@ Json = Mapping[str, Any]
 
 
 def refusal(
-    annotations: Json, spec: Json, values: Json, *, namespace: str, cluster_domain: str, native: bool
+    annotations: Json,
+    spec: Json,
+    values: Json,
+    *,
+    namespace: str,
+    cluster_domain: str,
+    native: bool,
+    restricted: bool,
 ) -> str:
     """The first reason not to inject into a pod with this spec, or "" if there is none.
 
     `values`: the parsed annotations. `namespace`: the pod's, "" if it is not known. `native`: the sidecar
-    will be a native one.
+    will be a native one. `restricted`: the namespace enforces Pod Security baseline or restricted.
     """
     capture = values["capture-mode"]
     if _MIRROR_ANNOTATION in annotations:
@@ -44,6 +51,11 @@ def refusal(
         return (
             "this cluster has no native sidecars (Kubernetes before 1.29), and a plain one would keep the pod "
             "from ever completing; remove the annotation or set restartPolicy: Always"
+        )
+    if restricted and capture == "iptables":
+        return (
+            f"annotation {names.ANNOTATION_PREFIX}capture: 'iptables' is not allowed in a namespace that enforces "
+            "Pod Security baseline or restricted, for its init container needs NET_ADMIN; allowed: hosts, none"
         )
     return (
         _limit_below_request(values)

@@ -44,8 +44,15 @@ def injector(api: Api) -> Iterator[Injector]:
     """On loopback, with the rights that manifests/ gives and no others; the webhook is called by URL, as no
     kube-proxy leads to a Service here."""
     port = free_port()
-    client = {"url": f"https://localhost:{port}/mutate"}
-    patch = [{"op": "replace", "path": "/webhooks/0/clientConfig", "value": client}]
+    paths = ("/mutate", "/mutate/restricted")
+    patch = [
+        {
+            "op": "replace",
+            "path": f"/webhooks/{number}/clientConfig",
+            "value": {"url": f"https://localhost:{port}{path}"},
+        }
+        for number, path in enumerate(paths)
+    ]
     api.kubectl(
         "patch", "mutatingwebhookconfiguration", "evenstream-injector", "--type=json", "-p", json.dumps(patch)
     )

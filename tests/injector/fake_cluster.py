@@ -20,7 +20,8 @@ class FakeCluster:
     def __init__(self) -> None:
         self.secrets: dict[str, dict[str, Any]] = {}
         self.webhooks: list[dict[str, Any]] | None = [
-            {"name": "inject.evenstream.dev", "failurePolicy": "Ignore", "clientConfig": {"service": {}}}
+            {"name": f"{name}.evenstream.dev", "failurePolicy": "Ignore", "clientConfig": {"service": {}}}
+            for name in ("inject", "inject-restricted")
         ]
         self.calls: list[str] = []
         self.fail_next = 0  # this many calls are answered 500
@@ -43,7 +44,8 @@ class FakeCluster:
     @property
     def ca_bundle(self) -> bytes:
         assert self.webhooks is not None
-        return base64.b64decode(self.webhooks[0]["clientConfig"].get("caBundle", ""))
+        (bundle,) = {webhook["clientConfig"].get("caBundle", "") for webhook in self.webhooks}
+        return base64.b64decode(bundle)
 
     def write_kubeconfig(self, path: Path) -> None:
         self.kubeconfig = path

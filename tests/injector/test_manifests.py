@@ -34,27 +34,48 @@ def test_every_file_is_listed():
     assert {path.name for path in folder.glob("*.yaml")} == named
 
 
-def test_the_webhook_is_called_where_the_injector_listens(objects):
-    (webhook,) = objects["MutatingWebhookConfiguration", program.WEBHOOK_CONFIGURATION]["webhooks"]
-    assert webhook["name"] == program.WEBHOOK
-    service = webhook["clientConfig"]["service"]
-    assert (service["name"], service["namespace"]) == (program.SERVICE, names.SYSTEM_NAMESPACE)
-    assert service["path"] == server.MUTATE_PATH
+def test_the_webhooks_are_called_where_the_injector_listens(objects):
+    webhooks = objects["MutatingWebhookConfiguration", program.WEBHOOK_CONFIGURATION]["webhooks"]
+    assert tuple(webhook["name"] for webhook in webhooks) == program.WEBHOOKS
+    assert [webhook["clientConfig"]["service"]["path"] for webhook in webhooks] == [
+        server.MUTATE_PATH,
+        server.RESTRICTED_PATH,
+    ]
     (port,) = objects["Service", program.SERVICE]["spec"]["ports"]
-    assert port["port"] == service["port"]
+    for webhook in webhooks:
+        service = webhook["clientConfig"]["service"]
+        assert (service["name"], service["namespace"]) == (program.SERVICE, names.SYSTEM_NAMESPACE)
+        assert port["port"] == service["port"]
     (container,) = objects["Deployment", program.SERVICE]["spec"]["template"]["spec"]["containers"]
     assert container["ports"] == [{"name": port["targetPort"], "containerPort": program.SERVE_PORT}]
 
 
 def test_only_pods_that_ask_reach_it_and_it_blocks_nobody(objects):
-    (webhook,) = objects["MutatingWebhookConfiguration", program.WEBHOOK_CONFIGURATION]["webhooks"]
-    (condition,) = webhook["matchConditions"]
-    assert f"'{names.INJECT_ANNOTATION}' in object.metadata.annotations" in condition["expression"]
-    assert (webhook["failurePolicy"], webhook["sideEffects"]) == ("Ignore", "None")
-    assert webhook["reinvocationPolicy"] == "IfNeeded"
-    assert webhook["timeoutSeconds"] <= server.READ_TIMEOUT_SECONDS
-    (expression,) = webhook["namespaceSelector"]["matchExpressions"]
-    assert set(expression["values"]) == {"kube-system", names.SYSTEM_NAMESPACE}
+    for webhook in objects["MutatingWebhookConfiguration", program.WEBHOOK_CONFIGURATION]["webhooks"]:
+        (condition,) = webhook["matchConditions"]
+        assert f"'{names.INJECT_ANNOTATION}' in object.metadata.annotations" in condition["expression"]
+        assert (webhook["failurePolicy"], webhook["sideEffects"]) == ("Ignore", "None")
+        assert webhook["reinvocationPolicy"] == "IfNeeded"
+        assert webhook["timeoutSeconds"] <= server.READ_TIMEOUT_SECONDS
+        expression = webhook["namespaceSelector"]["matchExpressions"][0]
+        assert set(expression["values"]) == {"kube-system", names.SYSTEM_NAMESPACE}
+
+
+def test_the_two_webhooks_share_all_namespaces_between_them(objects):
+    """They differ in nothing but the path and one expression, and that one is the other's opposite."""
+    webhooks = objects["MutatingWebhookConfiguration", program.WEBHOOK_CONFIGURATION]["webhooks"]
+    enforced = [webhook["namespaceSelector"]["matchExpressions"][1] for webhook in webhooks]
+    assert [one["operator"] for one in enforced] == ["NotIn", "In"]
+    assert enforced[0]["values"] == enforced[1]["values"] == ["baseline", "restricted"]
+    alike = (
+        "rules",
+        "matchConditions",
+        "failurePolicy",
+        "timeoutSeconds",
+        "reinvocationPolicy",
+        "sideEffects",
+    )
+    assert [webhooks[0][key] for key in alike] == [webhooks[1][key] for key in alike]
 
 
 def test_the_rights_name_the_objects_that_the_injector_uses(objects):

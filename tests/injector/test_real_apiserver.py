@@ -77,6 +77,34 @@ def test_a_malformed_annotation_is_a_warning_of_kubectl_and_the_pod_is_admitted(
     assert "'iptable' is not allowed; allowed: iptables, hosts, none" in warnings
 
 
+@pytest.mark.parametrize("level", ["baseline", "restricted"])
+def test_a_namespace_that_enforces_pod_security_is_never_a_reason_to_refuse_a_pod(
+    api: Api, injector: Injector, level: str
+):
+    """capture hosts and none pass "restricted"; what would not pass is left without the sidecar."""
+    labels = {"pod-security.kubernetes.io/enforce": level}
+    api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": level, "labels": labels}})
+    api.kubectl("create", "serviceaccount", "default", "-n", level)
+    locked = {
+        "runAsNonRoot": True,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    for capture in ("iptables", "hosts", "none"):
+        pod = asking_pod(capture, level, capture=capture, services="greeter:50051")
+        for one in (*pod["spec"]["containers"], *pod["spec"]["initContainers"]):
+            one["securityContext"] = locked
+        made, warnings = api.create(pod)
+        names = [one["name"] for one in made["spec"]["initContainers"]]
+        if capture == "iptables":
+            assert names == ["first"]
+            assert "capture: 'iptables' is not allowed in a namespace that enforces Pod Security" in warnings
+        else:
+            assert names == ["evenstream", "first"]
+            assert "evenstream" not in warnings
+
+
 @pytest.mark.parametrize("case", sorted(path.stem for path in (GOLDEN / "out").glob("*.yaml")))
 def test_the_api_server_accepts_every_golden_manifest(api: Api, injector: Injector, case: str):
     for document in yaml.safe_load_all((GOLDEN / "out" / f"{case}.yaml").read_text()):

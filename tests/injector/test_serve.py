@@ -75,6 +75,21 @@ def test_a_malformed_annotation_admits_the_pod_with_a_warning(served):
     assert "allowed: enabled, disabled" in warning
 
 
+def test_capture_iptables_is_refused_where_the_namespace_would_refuse_the_pod(served):
+    """The webhook configuration sends the pods of namespaces with Pod Security to a path of their own."""
+    injector, cluster = served
+    for capture, refused in (("iptables", True), ("none", False)):
+        pod = json.loads(json.dumps(POD))
+        pod["metadata"]["annotations"]["evenstream.dev/capture"] = capture
+        body = json.dumps(review(pod)).encode()
+        status, answer = post(injector.port, cluster.ca_bundle, body, "/mutate/restricted?timeout=5s")
+        assert status == 200
+        response = json.loads(answer)["response"]
+        assert response["allowed"] is True
+        assert bool(patch_of(response)) is not refused
+        assert ("allowed: hosts, none" in str(response.get("warnings"))) is refused
+
+
 def test_a_pod_over_a_mebibyte_is_patched_too(served):
     pod = {**POD, "spec": {**POD["spec"], "note": "x" * (3 * 1024 * 1024)}}
     assert patch_of(_ask(served, review(pod)))
