@@ -164,7 +164,7 @@ def screenful(found: Sequence[ServiceTraffic], clients: Clients, *, detailed: bo
 def _headline(one: ServiceTraffic) -> Text:
     text = Text.assemble(
         (one.service, "bold"),
-        f"  {one.clients} client pods, {_rate(one.calls, one)}, {_rate(one.errors, one)} not OK, "
+        f"  {one.clients} client pods, {_rate(one.calls, one)} calls/s, {_rate(one.errors, one)} not OK/s, "
         f"p50 {_latency(one, 0.5)}, p99 {_latency(one, 0.99)}\n",
         (one.verdict.word, STYLES.get(one.verdict.word, "")),
         f": {one.verdict.why}",
@@ -216,7 +216,7 @@ def _overview(found: Sequence[ServiceTraffic]) -> RenderableType:
 
 
 def _rate(count: int, one: ServiceTraffic) -> str:
-    return f"{count / one.seconds:,.1f} calls/s" if count else "0 calls/s"
+    return f"{count / one.seconds:,.1f}"
 
 
 def _latency(one: ServiceTraffic, share: float) -> str:
