@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.metadata
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,12 +12,13 @@ import click
 from rich.text import Text
 
 from injector import manifest
-from injector.admission.decision import BadPodError, Options, decide
+from injector.admission.decision import BadPodError, Decision, decide
 from injector.admission.decision import inject as injected
 from injector.admission.removal import uninject as removed
 from injector.admission.workloads import BadManifestError, Change, Where
 from injector.cli import codes, options, screen
 from injector.cli.findings import ERROR, WARNING, Finding, Findings
+from injector.cli.options import Injection
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 STANDARD_INPUT: Final = "standard input"
@@ -62,10 +62,6 @@ def _expanded(given: str, recursive: bool) -> list[str]:
     return found
 
 
-def _options(image: str) -> Options:
-    return Options(image, importlib.metadata.version("evenstream"))
-
-
 def _write(documents: list[Any], form: str) -> None:
     if form == "json":
         one = (
@@ -96,9 +92,9 @@ def _each_pod(file: File, change: Change, findings: Findings) -> list[Any]:
     exits=(codes.OK, codes.USAGE),
 )
 @options.files
-@options.sidecar_image
+@options.injection
 @options.output("yaml", "json")
-def inject(filenames: tuple[str, ...], recursive: bool, sidecar_image: str, output: str) -> None:
+def inject(filenames: tuple[str, ...], recursive: bool, given: Injection, output: str) -> None:
     """Add the sidecar to the pods that ask for it, and print all manifests.
 
     This is the webhook's own code, so the pods come out as they would in a cluster that has the webhook; it
@@ -109,7 +105,7 @@ def inject(filenames: tuple[str, ...], recursive: bool, sidecar_image: str, outp
         findings = Findings(file.name)
 
         def change(where: Where, pod: Json, findings: Findings = findings) -> Json:
-            decision = _decide(where, pod, sidecar_image)
+            decision = _decide(where, pod, given)
             for warning in decision.warnings:
                 findings.add(WARNING, where, warning)
             return injected(pod, decision)
@@ -119,9 +115,9 @@ def inject(filenames: tuple[str, ...], recursive: bool, sidecar_image: str, outp
     _write(documents, output)
 
 
-def _decide(where: Where, pod: Json, image: str) -> Any:
+def _decide(where: Where, pod: Json, given: Injection) -> Decision:
     try:
-        return decide(pod, _options(image), where.namespace)
+        return decide(pod, given.options, where.namespace or given.namespace)
     except BadPodError as error:
         raise BadManifestError(f"{where}: {error}") from None
 
@@ -161,9 +157,9 @@ def uninject(filenames: tuple[str, ...], recursive: bool, keep_annotation: bool,
     exits=(codes.OK, codes.FOUND, codes.USAGE),
 )
 @options.files
-@options.sidecar_image
+@options.injection
 @options.output("text", "json")
-def diff(filenames: tuple[str, ...], recursive: bool, sidecar_image: str, output: str) -> int:
+def diff(filenames: tuple[str, ...], recursive: bool, given: Injection, output: str) -> int:
     """Print a unified diff from the manifests as they are to the manifests with the sidecar.
 
     With -o json: for each pod that changes, the JSON patch (RFC 6902) that the webhook would send. Like diff
@@ -174,7 +170,7 @@ def diff(filenames: tuple[str, ...], recursive: bool, sidecar_image: str, output
         findings = Findings(file.name)
 
         def change(where: Where, pod: Json, file: File = file, findings: Findings = findings) -> Json:
-            decision = _decide(where, pod, sidecar_image)
+            decision = _decide(where, pod, given)
             for warning in decision.warnings:
                 findings.add(WARNING, where, warning)
             if decision.patch:
@@ -215,9 +211,10 @@ def _show_diff(file: File, after: list[Any]) -> None:
     exits=(codes.OK, codes.FOUND, codes.USAGE),
 )
 @options.files
+@options.injection
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @options.output("text", "json")
-def validate(filenames: tuple[str, ...], recursive: bool, strict: bool, output: str) -> int:
+def validate(filenames: tuple[str, ...], recursive: bool, given: Injection, strict: bool, output: str) -> int:
     """Find what would leave a pod that asks without the sidecar, before it is in a cluster.
 
     Errors: a value that is not allowed, an annotation that does not exist, a pod that cannot have the sidecar
@@ -231,7 +228,7 @@ def validate(filenames: tuple[str, ...], recursive: bool, strict: bool, output: 
         findings = Findings(file.name)
 
         def judge(where: Where, pod: Json, findings: Findings = findings) -> Json:
-            _judge(where, pod, findings, counts)
+            _judge(where, pod, given, findings, counts)
             return pod
 
         _each_pod(file, judge, findings)
@@ -246,8 +243,8 @@ def validate(filenames: tuple[str, ...], recursive: bool, strict: bool, output: 
     return codes.FOUND if wrong else codes.OK
 
 
-def _judge(where: Where, pod: Json, findings: Findings, counts: dict[str, int]) -> None:
-    decision = _decide(where, pod, "")
+def _judge(where: Where, pod: Json, given: Injection, findings: Findings, counts: dict[str, int]) -> None:
+    decision = _decide(where, pod, given)
     for warning in decision.warnings:
         findings.add(ERROR, where, warning)
     if decision.warnings:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
 from contract import names, settings, values
+from injector.admission.decision import Options
 from injector.cli import codes
 from injector.cli.cluster import COMPLETION_SECONDS, PAGE, namespaced, open_cluster
 
@@ -125,8 +128,17 @@ def files(function: F) -> F:
     return given(recursive(function))
 
 
-def sidecar_image(function: F) -> F:
-    return click.option(
+class Injection(NamedTuple):
+    """What the installation would decide, given by hand."""
+
+    options: Options
+    namespace: str  # of manifests that name none; "" if it is not known
+
+
+def injection(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `python -m injector inject`, handed over as `given`, an Injection."""
+
+    @click.option(
         "--sidecar-image",
         metavar="IMAGE",
         callback=parsed(settings.BY_NAME["sidecar-image"].parse),
@@ -135,4 +147,29 @@ def sidecar_image(function: F) -> F:
         default=names.DEFAULT_SIDECAR_IMAGE,
         show_default=True,
         help="The sidecar's image where a pod names none.",
-    )(function)
+    )
+    @click.option(
+        "--sidecar-kind",
+        type=click.Choice(("native", "plain")),
+        default="native",
+        show_default=True,
+        help="native: an init container with restartPolicy Always; plain: for clusters older than 1.29.",
+    )
+    @click.option(
+        "--cluster-domain",
+        metavar="DOMAIN",
+        callback=parsed(values.domain),
+        default=names.DEFAULT_CLUSTER_DOMAIN,
+        show_default=True,
+        help="What Services' names end in.",
+    )
+    @namespace("Where manifests that name no namespace will be applied.")
+    @functools.wraps(function)
+    def with_injection(
+        sidecar_image: str, sidecar_kind: str, cluster_domain: str, namespace: str, **more: Any
+    ) -> Any:
+        version = importlib.metadata.version("evenstream")
+        options = Options(sidecar_image, version, cluster_domain, native_sidecars=sidecar_kind == "native")
+        return function(given=Injection(options, namespace), **more)
+
+    return with_injection

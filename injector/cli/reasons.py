@@ -67,7 +67,7 @@ def injection(pod: Json, around: Surroundings) -> Why:
     if wants == "disabled":
         return Why(False, False, f'its annotation {names.INJECT_ANNOTATION} is "disabled"')
     try:
-        decision = decide(pod, Options())
+        decision = decide(pod, Options(), str(metadata.get("namespace") or ""))
     except BadPodError as error:
         return Why(False, True, str(error))
     if not decision.patch:

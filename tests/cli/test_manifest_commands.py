@@ -50,6 +50,30 @@ def test_inject_gives_json_too():
     assert len(two["items"]) == 2
 
 
+def test_inject_takes_what_the_installation_would_decide():
+    """The options of `python -m injector inject`, with the same effect."""
+    pod = POD.replace(
+        "inject: enabled",
+        "inject: enabled, evenstream.dev/capture: hosts, evenstream.dev/services: 'greeter:50051'",
+    )
+    options = [
+        "-n",
+        "shop",
+        "--sidecar-kind",
+        "plain",
+        "--cluster-domain",
+        "example.org",
+        "--sidecar-image",
+        "mine:1",
+    ]
+    ours = evenstream("inject", "-f", "-", *options, text=pod)
+    command = [sys.executable, "-m", "injector", "inject", "-f", "-", *options]
+    other = subprocess.run(command, input=pod, capture_output=True, text=True)
+    assert (ours.code, ours.out) == (0, other.stdout)
+    for text in ("greeter.shop.svc.example.org", "mine:1", "postStart"):
+        assert text in ours.out
+
+
 def test_inject_warns_of_a_pod_it_leaves_as_it_is():
     done = evenstream("inject", "-f", "-", text=BAD)
     assert done.code == 0
