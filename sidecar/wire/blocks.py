@@ -27,11 +27,11 @@ MAX_FIELD_REMEMBERED: Final = 256
 # A name with this many different values (an id, a timeout) has its later values checked but not remembered.
 MAX_VALUES_PER_NAME: Final[i64] = 64
 
-# Bits of Block.seen beyond the pseudo-header kinds of `fields`.
+# Bits of Block.seen beyond the marks of `fields`.
 DUPLICATE_PSEUDO: Final[i64] = 64
 LATE_PSEUDO: Final[i64] = 128
-CONNECT: Final[i64] = 256
 _REQUIRED: Final[i64] = fields.METHOD | fields.SCHEME | fields.PATH
+_FREE: Final[i64] = fields.AUTHORITY | fields.OPTIONS
 _REQUEST_ONLY: Final[i64] = _REQUIRED | fields.AUTHORITY
 
 
@@ -58,7 +58,7 @@ class Block:
         if self.fault:
             return self.fault
         seen = self.seen
-        if seen == _REQUIRED or seen == _REQUIRED | fields.AUTHORITY:
+        if seen & ~_FREE == _REQUIRED:
             return ""
         if seen & DUPLICATE_PSEUDO:
             return "a pseudo-header stands twice"
@@ -66,10 +66,12 @@ class Block:
             return "a pseudo-header stands after a field"
         if seen & (fields.STATUS | fields.OTHER_PSEUDO):
             return "a pseudo-header that no request has"
-        if seen & CONNECT:
+        if seen & fields.CONNECT:
             whole = seen & _REQUEST_ONLY == fields.METHOD | fields.AUTHORITY
             return "" if whole else "CONNECT with other pseudo-headers than :method and :authority"
-        return "a pseudo-header is missing"
+        if seen & _REQUIRED != _REQUIRED:
+            return "a pseudo-header is missing"
+        return "" if seen & fields.OPTIONS else "a :path of * with another method than OPTIONS"
 
     def response_fault(self) -> str:
         """Empty, or why this cannot be a response's header block (section 8.3.2)."""
@@ -232,13 +234,11 @@ def _add(block: Block, field: Field) -> None:
             block.seen |= DUPLICATE_PSEUDO
         if block.has_fields:
             block.seen |= LATE_PSEUDO
-        block.seen |= kind
+        block.seen |= field.marks
         if kind == fields.PATH:
             block.path = field.value
         elif kind == fields.STATUS:
             block.status = field.number
-        elif kind == fields.METHOD and field.value == b"CONNECT":
-            block.seen |= CONNECT
         return
     block.has_fields = True
     if kind == fields.CONTENT_TYPE:

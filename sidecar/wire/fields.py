@@ -12,7 +12,7 @@ from mypy_extensions import i64
 
 ENTRY_OVERHEAD: Final[i64] = 32  # RFC 7541 section 4.1
 
-# What a field is. Kinds below PSEUDO_LIMIT are pseudo-headers and double as bits of Block.seen.
+# What a field is. Kinds below PSEUDO_LIMIT are pseudo-headers and double as bits of Field.marks.
 METHOD: Final[i64] = 1
 SCHEME: Final[i64] = 2
 PATH: Final[i64] = 4
@@ -27,6 +27,12 @@ GRPC_STATUS: Final[i64] = 67
 GRPC_TIMEOUT: Final[i64] = 68
 TE: Final[i64] = 69
 CONNECTION_SPECIFIC: Final[i64] = 70
+
+# More bits of Field.marks: values that change which pseudo-headers a request has.
+CONNECT: Final[i64] = 256
+OPTIONS: Final[i64] = 512
+STAR: Final[i64] = 1024  # a :path of *
+_METHOD_MARKS: Final[dict[bytes, int]] = {b"CONNECT": CONNECT, b"OPTIONS": OPTIONS}
 
 _KINDS: Final[dict[bytes, int]] = {
     b":method": METHOD,
@@ -66,6 +72,7 @@ _TIMEOUT_UNITS: Final[dict[int, float]] = {
 _TIMEOUT_DIGITS: Final = 8  # the specification's most
 _CONTENT_LENGTH_DIGITS: Final = 18  # fits 63 bits
 _STATUS_DIGITS: Final = 3
+LEAST_STATUS: Final[i64] = 100  # RFC 9110 section 15
 
 
 class Field:
@@ -76,6 +83,7 @@ class Field:
         self.value: Final = value
         self.kind: i64 = _KINDS.get(name, OTHER_PSEUDO if name.startswith(b":") else ORDINARY)
         self.size: i64 = len(name) + len(value) + ENTRY_OVERHEAD
+        self.marks: i64 = self.kind if self.kind < PSEUDO_LIMIT else 0
         self.number: i64 = NO_NUMBER  # of :status, content-length and grpc-status
         self.timeout: float = -1.0  # of grpc-timeout, seconds
         self.fault: str = name_fault(name) or value_fault(value) or self._read_value()
@@ -88,15 +96,21 @@ class Field:
                 return "content-length is not a number"
             self.number = int(value)
         elif kind == PATH:
-            if not value.startswith(b"/") and value != b"*":
+            if value == b"*":
+                self.marks |= STAR
+            elif not value.startswith(b"/"):
                 return ":path does not start with a slash"
         elif kind == METHOD or kind == SCHEME:
             if not value:
                 return "empty " + self.name.decode("ascii")
+            if kind == METHOD:
+                self.marks |= _METHOD_MARKS.get(value, 0)
         elif kind == STATUS:
             if not is_number(value, _STATUS_DIGITS) or len(value) != _STATUS_DIGITS:
                 return ":status is not three digits"
             self.number = int(value)
+            if self.number < LEAST_STATUS:
+                return f":status is not three digits from {LEAST_STATUS} on"
         elif kind == GRPC_STATUS:
             # A status that is no number is the caller's to judge (it reads UNKNOWN), not a malformed message.
             self.number = int(value) if is_number(value, _STATUS_DIGITS) else NO_NUMBER

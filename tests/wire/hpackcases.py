@@ -1,0 +1,148 @@
+"""What random blocks are made of, and a judge of requests and responses written from the RFCs a second time."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from hpackwriter import Choose, Header
+
+NAMES: Final = (
+    b":method", b":scheme", b":path", b":authority", b":status", b"content-type", b"te", b"user-agent", b"grpc-timeout",
+    b"grpc-encoding", b"grpc-status", b"grpc-message", b"content-length", b"authorization", b"x-request-id",
+    b"traceparent", b"x-bin", b"cookie", b"date", b"n" * 40, b"host",
+)  # fmt: skip
+VALUES: Final = (
+    b"", b"POST", b"http", b"/greeter.Greeter/SayHello", b"200", b"application/grpc", b"trailers", b"0", b"1S",
+    b"a" * 70, b"*", b"OPTIONS", b"CONNECT", b"GET", b"/", b"https",
+    b"\xc3\xbc\xff", b"with, spaces; and more", b"x" * 300,
+)  # fmt: skip
+# A judge's faults: names, values and whole fields that make a message malformed.
+ILLEGAL_NAMES: Final = (
+    b"",
+    b":",
+    b"Upper",
+    b"with space",
+    b"new\nline",
+    b"nul\0",
+    b"col:on",
+    b"del\x7f",
+    b"\xc3\xbc",
+    b":other",
+)
+ILLEGAL_VALUES: Final = (
+    b"nul\0",
+    b"cr\r",
+    b"lf\n",
+    b"a\x01b",
+    b"del\x7f",
+    b" leading",
+    b"trailing ",
+    b"\ttab",
+    b"\r\nx: y",
+)
+ILLEGAL_FIELDS: Final = (
+    (b"connection", b"close"), (b"te", b"gzip"), (b"transfer-encoding", b"chunked"), (b"keep-alive", b"1"),
+    (b"upgrade", b"h2c"), (b"proxy-connection", b"x"), (b"content-length", b"x"), (b":path", b"relative"),
+    (b":status", b"20"),
+)  # fmt: skip
+POST: Final = (
+    (b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/greeter.Greeter/SayHello"), (b":authority", b"greeter"),
+    (b"content-type", b"application/grpc"), (b"te", b"trailers"),
+)  # fmt: skip
+ANSWER: Final = ((b":status", b"200"), (b"content-type", b"application/grpc"))
+TRAILERS: Final = ((b"grpc-status", b"0"), (b"grpc-message", b""))
+
+
+def some_headers(choose: Choose) -> list[Header]:
+    """A list of a call's, mostly: often whole, sometimes with something wrong in it."""
+    start = (POST, ANSWER, TRAILERS, ())[choose(4)]
+    headers = [Header(name, value, choose(8) == 7) for name, value in start]
+    for _ in range(choose(6)):
+        headers.append(_one(choose))
+    if headers and choose(6) == 5:
+        headers.pop(choose(len(headers)))
+    if len(headers) > 1 and choose(6) == 5:
+        headers.insert(choose(len(headers)), headers.pop(choose(len(headers))))
+    return headers
+
+
+def _one(choose: Choose) -> Header:
+    never = choose(5) == 4
+    way = choose(12)
+    if way == 11:
+        return Header(*ILLEGAL_FIELDS[choose(len(ILLEGAL_FIELDS))], never)
+    name = ILLEGAL_NAMES[choose(len(ILLEGAL_NAMES))] if way == 10 else NAMES[choose(len(NAMES))]
+    if way == 9:
+        value = ILLEGAL_VALUES[choose(len(ILLEGAL_VALUES))]
+    elif way < 4:
+        value = b"%x" % (choose(1 << 16) * 40503)
+    else:
+        value = VALUES[choose(len(VALUES))]
+    return Header(name, value, never)
+
+
+def seeded(seed: int) -> Choose:
+    rng = random.Random(seed)
+    return lambda n: rng.randrange(n)
+
+
+# --- the judge ---------------------------------------------------------------------------------------
+
+_NAME = re.compile(rb"[!-9;-@\[-~]+")  # RFC 9113 section 8.2.1: no controls, no capitals, no colon
+_VALUE = re.compile(rb"([!-~\x80-\xff]([\t -~\x80-\xff]*[!-~\x80-\xff])?)?")  # RFC 9110 section 5.5
+_FORBIDDEN = {b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
+_REQUEST = {b":method", b":scheme", b":path"}
+
+
+def field_is_legal(name: bytes, value: bytes) -> bool:
+    bare = name[1:] if name.startswith(b":") else name
+    if not _NAME.fullmatch(bare) or not _VALUE.fullmatch(value) or name in _FORBIDDEN:
+        return False
+    if name == b"te":
+        return value == b"trailers"
+    if name == b"content-length":
+        return re.fullmatch(rb"[0-9]{1,18}", value) is not None
+    if name == b":path":
+        return value == b"*" or value.startswith(b"/")
+    if name in (b":method", b":scheme"):
+        return value != b""
+    if name == b":status":
+        return re.fullmatch(rb"[1-9][0-9][0-9]", value) is not None
+    return True
+
+
+def _pseudo(headers: Sequence[Header]) -> list[tuple[bytes, bytes]] | None:
+    """The pseudo-headers of a list whose fields are legal and in order; None if it is malformed whatever it is for."""
+    if not all(field_is_legal(name, value) for name, value, _ in headers):
+        return None
+    found = [(name, value) for name, value, _ in headers if name.startswith(b":")]
+    if any(name.startswith(b":") for name, _, _ in headers[len(found) :]):
+        return None
+    lengths = {int(value) for name, value, _ in headers if name == b"content-length"}
+    if len(lengths) > 1 or len(dict(found)) != len(found):
+        return None
+    return found
+
+
+def request_is_legal(headers: Sequence[Header]) -> bool:
+    found = _pseudo(headers)
+    if found is None:
+        return False
+    pseudo = dict(found)
+    if pseudo.get(b":method") == b"CONNECT":
+        return set(pseudo) == {b":method", b":authority"}
+    if pseudo.get(b":path") == b"*" and pseudo.get(b":method") != b"OPTIONS":
+        return False
+    return set(pseudo) - {b":authority"} == _REQUEST
+
+
+def response_is_legal(headers: Sequence[Header]) -> bool:
+    found = _pseudo(headers)
+    return found is not None and [name for name, _ in found] == [b":status"]
+
+
+def trailers_are_legal(headers: Sequence[Header]) -> bool:
+    return _pseudo(headers) == []
