@@ -226,8 +226,10 @@ class Connection:
         start = body
         stop = body + length
         if flags & frames.PADDED:
-            pad: i64 = data[body] if length > 0 else 0
-            if length == 0 or pad >= length:
+            if length == 0:
+                raise ConnectionFault(frames.FRAME_SIZE_ERROR, "padding without its length")
+            pad: i64 = data[body]
+            if pad >= length:
                 raise ConnectionFault(frames.PROTOCOL_ERROR, "padding longer than its frame")
             start += 1
             stop -= pad
@@ -250,13 +252,17 @@ class Connection:
         stop = body + length
         if flags & (frames.PADDED | frames.PRIORITY_FLAG):
             if flags & frames.PADDED:
-                pad: i64 = data[body] if length > 0 else 0
                 start += 1
-                stop -= pad
             if flags & frames.PRIORITY_FLAG:
                 start += 5
-            if stop < start or length == 0:
-                raise ConnectionFault(frames.PROTOCOL_ERROR, "padding longer than its frame")
+            if start > stop:
+                raise ConnectionFault(
+                    frames.FRAME_SIZE_ERROR, f"padded or prioritised HEADERS of {length} octets"
+                )
+            if flags & frames.PADDED:
+                stop -= i64(data[body])
+                if start > stop:
+                    raise ConnectionFault(frames.PROTOCOL_ERROR, "padding longer than its frame")
             if flags & frames.PRIORITY_FLAG:
                 parent: i64 = i64(read_i32_be(data, start - 5))
                 if parent & 0x7FFFFFFF == stream_id:

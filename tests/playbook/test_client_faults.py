@@ -130,10 +130,10 @@ STATES = [
 FRAMES = [
     on_connection("6.1", "DATA on stream 0", data(0, b"x"), PROTOCOL_ERROR),
     on_connection("6.1", "padding as long as the payload", frame(DATA, PADDED, VICTIM, b"\3ab"), PROTOCOL_ERROR),
-    on_connection("6.1", "no pad length", frame(DATA, PADDED, VICTIM), PROTOCOL_ERROR),
+    on_connection("6.1", "no pad length", frame(DATA, PADDED, VICTIM), FRAME_SIZE_ERROR),
     on_connection("6.2", "HEADERS on stream 0", headers(0, POST), PROTOCOL_ERROR),
     on_connection("6.2", "padding longer than the payload", frame(HEADERS, PADDED | END_HEADERS, NEXT, b"\xff" + BLOCK), PROTOCOL_ERROR, IDLE),
-    on_connection("6.2", "half a priority", frame(HEADERS, PRIORITY_FLAG | END_HEADERS, NEXT, b"\0\0\0\0"), PROTOCOL_ERROR, IDLE),
+    on_connection("6.2", "half a priority", frame(HEADERS, PRIORITY_FLAG | END_HEADERS, NEXT, b"\0\0\0\0"), FRAME_SIZE_ERROR, IDLE),
     on_connection("6.3", "PRIORITY on stream 0", frame(PRIORITY, 0, 0, bytes(5)), PROTOCOL_ERROR),
     on_stream("6.3", "PRIORITY of 4 octets", frame(PRIORITY, 0, VICTIM, bytes(4)), FRAME_SIZE_ERROR),
     on_connection("6.3", "PRIORITY of 4 octets on a server's number", frame(PRIORITY, 0, 2, bytes(4)), FRAME_SIZE_ERROR),
