@@ -22,7 +22,7 @@ build: $(VENV)/.built ## Leave a ready .venv with the compiled build
 $(VENV)/.installed: pyproject.toml
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "installing dependencies into $(VENV)"
-	@EVENSTREAM_COMPILE=0 $(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]' 'setuptools>=80'
+	@EVENSTREAM_COMPILE=0 $(PY) -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[dev]' 'setuptools>=80'
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed setup.py $(COMPILED)

@@ -3,6 +3,8 @@ and after, so nothing here changes its meaning."""
 
 from typing import Final
 
+VERSION: Final = "0.1.0"  # of both halves; pyproject.toml reads it here
+
 ANNOTATION_PREFIX: Final = "evenstream.dev/"
 INJECT_ANNOTATION: Final = ANNOTATION_PREFIX + "inject"
 STATUS_ANNOTATION: Final = ANNOTATION_PREFIX + "status"

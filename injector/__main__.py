@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import logging
 import os
 import sys
@@ -160,7 +159,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     given = _parser(environment).parse_args(arguments)
     options = Options(
         sidecar_image=given.sidecar_image,
-        version=importlib.metadata.version("evenstream"),
+        version=names.VERSION,
         cluster_domain=given.cluster_domain,
         # Nobody to ask, by hand: native, as every supported Kubernetes has them.
         native_sidecars=given.sidecar_kind != "plain",

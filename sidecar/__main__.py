@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
-from contract import logs
+from contract import logs, names
 from contract import settings as table
 from contract.settings import BadSettingError
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     # Imported late: --help and a mistyped flag answer at once.
     from sidecar.app import Sidecar
     from sidecar.net.sockets import PortInUseError
-    from sidecar.view import build_kind, version
+    from sidecar.view import build_kind
 
     log = logging.getLogger("sidecar")
     try:
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     listens = ", ".join(str(each) for each in settings["listen"]) or "none"
     log.info(
         "evenstream sidecar %s (%s), source %s, listeners %s, capture %s, admin %s",
-        version(),
+        names.VERSION,
         build_kind(),
         settings["source"],
         listens,

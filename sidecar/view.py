@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from datetime import UTC, datetime
 from typing import Final, Literal
 
+from contract import names
 from sidecar.admin.model import (
     ENDPOINT_STATES,
     Build,
@@ -41,13 +41,6 @@ def build_kind() -> Literal["compiled", "interpreted"]:
     return "interpreted" if engine_module.__file__.endswith(".py") else "compiled"
 
 
-def version() -> str:
-    try:
-        return importlib.metadata.version("evenstream")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
 class View:
     """Reads; changes nothing."""
 
@@ -58,7 +51,7 @@ class View:
         self._started = now
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._was_ready = False
-        self._version = version()
+        self._version = names.VERSION
 
     def readiness(self, now: float) -> Readiness:
         """Ready once, it stays ready until it drains: an API server that goes away takes nobody's readiness."""

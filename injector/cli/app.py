@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 import click
 
+from contract import names
 from injector.cli import codes, options, screen
 from injector.cli.check import check
 from injector.cli.explain import explain
@@ -38,8 +38,8 @@ class Group(click.Group):
     """Lists its commands by section, and ends its help with first steps and exit codes."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for section, names in SECTIONS.items():
-            found = [(name, self.commands[name]) for name in names if name in self.commands]
+        for section, commands in SECTIONS.items():
+            found = [(name, self.commands[name]) for name in commands if name in self.commands]
             if not found:
                 continue
             with formatter.section(section):
@@ -71,7 +71,7 @@ class Group(click.Group):
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(importlib.metadata.version("evenstream"), message="evenstream %(version)s")
+@click.version_option(names.VERSION, message="evenstream %(version)s")
 @click.option(
     "--color",
     type=click.Choice(screen.COLORS),

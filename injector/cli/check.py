@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -296,7 +295,7 @@ class Checks:
 
 
 def _versions(versions: Mapping[str, int]) -> Iterable[Line]:
-    ours = importlib.metadata.version("evenstream")
+    ours = names.VERSION
     if not versions:
         yield Line("Pods", "sidecars", "note", "no pod has one yet")
         return

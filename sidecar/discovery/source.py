@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from sidecar.balance.endpoints import ServicePort, Snapshot
+
+if TYPE_CHECKING:
+    import ssl
 
 # The ladder: where the endpoints in use come from, best first (docs/adr/0004).
 LIVE: Final = "live"  # a watch that is up

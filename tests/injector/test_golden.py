@@ -1,6 +1,5 @@
 """Manifests in, manifests out, as tests/golden/README.md says; all of them twice."""
 
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -8,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from contract import names
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = sorted(path.stem for path in (GOLDEN / "in").glob("*.yaml"))
@@ -29,7 +30,7 @@ def _inject(path: Path) -> tuple[str, str]:
     )
     assert done.returncode == 0, done.stderr
     # The files outlive versions.
-    version = f'"version":"{importlib.metadata.version("evenstream")}"'
+    version = f'"version":"{names.VERSION}"'
     return done.stdout.replace(version, '"version":"VERSION"'), done.stderr.replace(str(path), path.name)
 
 
