@@ -14,14 +14,17 @@ import datetime
 import json
 import logging
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 import aiohttp.web
+from aiohttp.typedefs import Handler
 
 from injector import certs
 from injector.cluster import ApiError, load_pair
+from injector.metrics import Metrics, Outcome
 
 MUTATE_PATH: Final = "/mutate"
 # Where the webhook configuration sends the pods of namespaces that enforce Pod Security baseline or restricted.
@@ -57,12 +60,13 @@ class Exchange:
     position, so that a container put in front of another is written as changes to all fields of the other.
     """
 
-    __slots__ = ("namespace", "patch", "restricted")
+    __slots__ = ("namespace", "outcome", "patch", "restricted")
 
     def __init__(self, namespace: str, restricted: bool) -> None:
         self.namespace = namespace
         self.restricted = restricted  # the namespace enforces Pod Security baseline or restricted
         self.patch: list[Json] = []
+        self.outcome: Outcome = "unchanged"
 
 
 exchange: Final[ContextVar[Exchange]] = ContextVar("exchange")
@@ -99,12 +103,14 @@ class Server:
         self._bundle: certs.Bundle | None = None
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._metrics = Metrics()
         self._ready = False
         self.listening: tuple[str, int] | None = None
 
     async def __call__(self, answer: ReviewFn) -> AsyncIterator[Any]:
         await self._until_refreshed()
-        app = aiohttp.web.Application(client_max_size=MAX_BODY_BYTES)
+        app = aiohttp.web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._counted])
+        app.router.add_get("/metrics", self._shown)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
 
@@ -130,6 +136,7 @@ class Server:
                 try:
                     await self._refresh()
                 except (ApiError, certs.ConflictError) as error:
+                    self._metrics.refreshed(ok=False)
                     _log.warning(
                         "certificate not checked, trying again in %s s: %s", self._refresh_seconds, error
                     )
@@ -143,6 +150,7 @@ class Server:
             try:
                 await self._refresh()
             except (ApiError, certs.ConflictError) as error:
+                self._metrics.refreshed(ok=False)
                 pause = RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)]
                 _log.warning("not ready, trying again in %s s: %s", pause, error)
                 tries += 1
@@ -159,7 +167,27 @@ class Server:
         if bundle != self._bundle:
             load_pair(self._context, bundle.certificate, bundle.key)
             self._bundle = bundle
+            self._metrics.loaded(bundle.certificate, bundle.ca_certificates)
             _log.info("serving certificate loaded")
+        self._metrics.refreshed(ok=True)
+
+    @aiohttp.web.middleware
+    async def _counted(self, request: aiohttp.web.Request, handler: Handler) -> aiohttp.web.StreamResponse:
+        """Count what becomes of each review."""
+        if request.path not in (MUTATE_PATH, RESTRICTED_PATH):
+            return await handler(request)
+        begun = time.monotonic()
+        # For a request that is answered before it has an exchange of its own.
+        exchange.set(Exchange("", False))
+        answer = await handler(request)
+        self._metrics.answered(
+            "bad" if answer.status >= 400 else exchange.get().outcome, time.monotonic() - begun
+        )
+        return answer
+
+    async def _shown(self, request: aiohttp.web.Request) -> aiohttp.web.Response:
+        content_type, body = self._metrics.render(request.headers.get("Accept", ""))
+        return aiohttp.web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _livez(self, _: aiohttp.web.Request) -> aiohttp.web.Response:
         return aiohttp.web.Response(text="ok\n")
@@ -218,6 +246,7 @@ async def _answer(review: Mapping[str, Any], answer: ReviewFn, restricted: bool)
     except Exception as error:
         _log.exception("review %s failed", request["uid"])
         current.patch.clear()
+        current.outcome = "failed"
         text = f"evenstream: pod left without the sidecar: internal error ({type(error).__name__})"
         response = {"uid": request["uid"], "allowed": True, "warnings": [text]}
     if current.patch:

@@ -68,6 +68,7 @@ def registry(installation: Installation) -> kopf.OperatorRegistry:
         decision = _decide(dict(body), installation.options, current)
         warnings.extend(decision.warnings)
         current.patch.extend(decision.patch)
+        current.outcome = "injected" if decision.patch else "refused" if decision.warnings else "unchanged"
         _log.info("pod %s: %s", _name(body, current.namespace), decision.reason)
 
     return handlers

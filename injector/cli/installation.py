@@ -15,13 +15,15 @@ from injector.cli.lines import Line
 
 NAME: Final = "evenstream-injector"
 DNS_NAME: Final = f"{NAME}.{names.SYSTEM_NAMESPACE}.svc"
-WEBHOOK: Final = "inject.evenstream.dev"
+# One webhook for most namespaces, one for those that enforce Pod Security.
+SUFFIX: Final = ".evenstream.dev"
 PORT: Final = 8443
 SECTION: Final = "Installation"
 NOT_CALLED: Final = (
     "look whether the API server may reach the injector's pods on port 8443 (firewalls of managed clusters, "
     f"NetworkPolicies), and at: kubectl -n {names.SYSTEM_NAMESPACE} logs deploy/{NAME}"
 )
+LOGS: Final = f"kubectl -n {names.SYSTEM_NAMESPACE} logs deploy/{NAME}"
 APPLY_AGAIN: Final = "apply the manifests again: kubectl apply -k manifests/"
 
 Json = Mapping[str, Any]
@@ -47,44 +49,53 @@ def image(found: Json) -> str:
     return str(containers[0].get("image") or "no image")
 
 
+def hooks(configuration: Json | None) -> list[Json]:
+    """Our webhooks in the configuration."""
+    found = (configuration or {}).get("webhooks") or []
+    return [hook for hook in found if str(hook.get("name")).endswith(SUFFIX)]
+
+
 def webhook(configuration: Json | None) -> Iterable[Line]:
     """The MutatingWebhookConfiguration: does it call us, for the right pods, and can it do no harm?"""
-    hooks = (configuration or {}).get("webhooks") or []
-    ours: Json | None = next((hook for hook in hooks if hook.get("name") == WEBHOOK), None)
-    if ours is None:
-        what = f"MutatingWebhookConfiguration {NAME} has no webhook {WEBHOOK}"
+    ours = hooks(configuration)
+    if not ours:
+        what = f"MutatingWebhookConfiguration {NAME} has no webhook *{SUFFIX}"
         yield Line(SECTION, "webhook", "failed", what, APPLY_AGAIN)
         return
-    if (ours.get("clientConfig") or {}).get("caBundle"):
-        yield Line(SECTION, "webhook", "ok", f"{NAME} trusts a CA for {WEBHOOK}")
+    named = ", ".join(str(hook["name"]) for hook in ours)
+    if all((hook.get("clientConfig") or {}).get("caBundle") for hook in ours):
+        yield Line(SECTION, "webhook", "ok", f"{NAME} trusts a CA for {named}")
     else:
-        do = f"the injector puts it there when it starts: kubectl -n {names.SYSTEM_NAMESPACE} logs deploy/{NAME}"
-        yield Line(SECTION, "webhook", "failed", f"{NAME} has no caBundle, so no call can succeed", do)
-    conditions = ours.get("matchConditions") or []
-    if any(names.INJECT_ANNOTATION in str(condition.get("expression")) for condition in conditions):
+        do = f"the injector puts it there when it starts: {LOGS}"
+        text = f"{NAME} has no caBundle, so no call can succeed"
+        yield Line(SECTION, "webhook", "failed", text, do)
+    if all(_asks_only(hook) for hook in ours):
         yield Line(SECTION, "matchConditions", "ok", "only pods that ask reach the injector")
     else:
         text = "not in force: every pod's creation waits for the injector"
         do = "the API server dropped them (older than 1.28) or somebody did; " + APPLY_AGAIN
         yield Line(SECTION, "matchConditions", "failed", text, do)
-    if ours.get("failurePolicy") == "Ignore":
-        yield Line(
-            SECTION, "failurePolicy", "ok", "Ignore: a pod starts without the sidecar if the injector is down"
-        )
+    if all(hook.get("failurePolicy") == "Ignore" for hook in ours):
+        text = "Ignore: a pod starts without the sidecar if the injector is down"
+        yield Line(SECTION, "failurePolicy", "ok", text)
     else:
-        text = f"{ours.get('failurePolicy')}: a pod that asks cannot start while the injector is down"
+        text = "not Ignore: a pod that asks cannot start while the injector is down"
         yield Line(
             SECTION, "failurePolicy", "warning", text, "Ignore is what the manifests have; " + APPLY_AGAIN
         )
 
 
+def _asks_only(hook: Json) -> bool:
+    conditions = hook.get("matchConditions") or []
+    return any(names.INJECT_ANNOTATION in str(condition.get("expression")) for condition in conditions)
+
+
 def authority(configuration: Json | None) -> str:
-    """The PEM that the API server trusts for our webhook, or ""."""
-    for hook in (configuration or {}).get("webhooks") or []:
-        if hook.get("name") == WEBHOOK:
-            return base64.b64decode((hook.get("clientConfig") or {}).get("caBundle") or "").decode(
-                "ascii", "replace"
-            )
+    """The PEM that the API server trusts for our webhooks, or ""."""
+    for hook in hooks(configuration):
+        bundle = (hook.get("clientConfig") or {}).get("caBundle")
+        if bundle:
+            return base64.b64decode(bundle).decode("ascii", "replace")
     return ""
 
 
@@ -101,18 +112,20 @@ def certificate(der: bytes, now: datetime.datetime) -> Line:
 
 
 def excluded(configuration: Json | None, namespace: str, labels: Mapping[str, str]) -> str:
-    """Why the webhook is not called for pods of a namespace with these labels, or ""."""
-    for hook in (configuration or {}).get("webhooks") or []:
-        if hook.get("name") != WEBHOOK:
-            continue
-        selector = hook.get("namespaceSelector") or {}
-        every = {"kubernetes.io/metadata.name": namespace, **labels}
-        for key, text in (selector.get("matchLabels") or {}).items():
-            if every.get(key) != text:
-                return f"the webhook's namespaceSelector wants the label {key}={text}"
-        for wanted in selector.get("matchExpressions") or []:
-            if not _matches(wanted, every):
-                return f"the webhook's namespaceSelector leaves it out ({_expression(wanted)})"
+    """Why no webhook is called for pods of a namespace with these labels, or ""."""
+    every = {"kubernetes.io/metadata.name": namespace, **labels}
+    reasons = [_selects(hook.get("namespaceSelector") or {}, every) for hook in hooks(configuration)]
+    return reasons[0] if reasons and all(reasons) else ""
+
+
+def _selects(selector: Json, labels: Mapping[str, str]) -> str:
+    """ "" if the selector selects a namespace with these labels, else what is in the way."""
+    for key, text in (selector.get("matchLabels") or {}).items():
+        if labels.get(key) != text:
+            return f"the webhook's namespaceSelector wants the label {key}={text}"
+    for wanted in selector.get("matchExpressions") or []:
+        if not _matches(wanted, labels):
+            return f"the webhook's namespaceSelector leaves it out ({_expression(wanted)})"
     return ""
 
 

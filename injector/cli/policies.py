@@ -19,14 +19,19 @@ FITS: Final = {
 DEFAULT_LEVEL: Final = "privileged"
 
 
+def is_restricted(labels: Mapping[str, str]) -> bool:
+    """Whether the webhook is told that the namespace would refuse NET_ADMIN."""
+    return labels.get(ENFORCE) in ("baseline", "restricted")
+
+
 def pod_security(section: str, labels: Mapping[str, str], capture: str, *, asked: bool) -> Line:
-    """Whether pods with this capture mode are let in. `asked`: somebody wants this mode here, so that its
-    being refused is a failure."""
+    """Whether pods with this capture mode can have the sidecar. `asked`: somebody wants this mode here, so
+    that it cannot be had is a failure."""
     level = labels.get(ENFORCE, DEFAULT_LEVEL)
     name = "Pod Security"
     if level in FITS[capture]:
         where = f"enforces {level}" if ENFORCE in labels else "enforces nothing"
         return Line(section, name, "ok", f"{where}, which lets capture: {capture} in")
-    text = f"enforces {level}, which refuses capture: {capture} (it needs NET_ADMIN in one init container)"
+    text = f"enforces {level}: a pod with capture: {capture} gets no sidecar (it would need NET_ADMIN)"
     do = f'use {names.ANNOTATION_PREFIX}capture: "hosts" with {names.ANNOTATION_PREFIX}services here'
     return Line(section, name, "failed" if asked else "warning", text, do)

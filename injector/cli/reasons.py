@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from contract import names
 from injector.admission.decision import BadPodError, Options, decide
-from injector.cli import installation
+from injector.cli import installation, policies
 from injector.cli.pods import status_of
 
 Json = Mapping[str, Any]
@@ -67,7 +67,8 @@ def injection(pod: Json, around: Surroundings) -> Why:
     if wants == "disabled":
         return Why(False, False, f'its annotation {names.INJECT_ANNOTATION} is "disabled"')
     try:
-        decision = decide(pod, Options(), str(metadata.get("namespace") or ""))
+        restricted = policies.is_restricted(around.namespace_labels)
+        decision = decide(pod, Options(), str(metadata.get("namespace") or ""), restricted=restricted)
     except BadPodError as error:
         return Why(False, True, str(error))
     if not decision.patch:

@@ -48,7 +48,8 @@ def _installed(cluster: FakeCluster, issued: datetime.datetime) -> Iterator[Fake
     bundle = certs.issue([DNS_NAME], issued)
     for document in yaml.safe_load_all((ROOT / "manifests" / "webhook.yaml").read_text()):
         trusted = base64.b64encode(bundle.ca_certificates).decode()
-        document["webhooks"][0]["clientConfig"]["caBundle"] = trusted
+        for hook in document["webhooks"]:
+            hook["clientConfig"]["caBundle"] = trusted
         cluster.put(WEBHOOK, document)
     template = {"spec": {"containers": [{"image": "evenstream-injector:dev"}]}}
     ready = {"spec": {"replicas": 2, "template": template}, "status": {"readyReplicas": 2}}
@@ -149,26 +150,27 @@ def test_for_people_each_failed_line_says_what_to_do(cluster: FakeCluster):
     assert lines[at + 1] == "        -> kubectl apply -k manifests/"
 
 
-def _hook(cluster: FakeCluster) -> dict[str, Any]:
-    hook: dict[str, Any] = cluster.objects[WEBHOOK]["webhooks"][0]
-    return hook
+def _hooks(cluster: FakeCluster) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = cluster.objects[WEBHOOK]["webhooks"]
+    return found
 
 
 def _no_ca(cluster: FakeCluster) -> None:
-    del _hook(cluster)["clientConfig"]["caBundle"]
+    del _hooks(cluster)[-1]["clientConfig"]["caBundle"]
 
 
 def _other_ca(cluster: FakeCluster) -> None:
     other = certs.issue([DNS_NAME], datetime.datetime.now(datetime.UTC))
-    _hook(cluster)["clientConfig"]["caBundle"] = base64.b64encode(other.ca_certificates).decode()
+    for hook in _hooks(cluster):
+        hook["clientConfig"]["caBundle"] = base64.b64encode(other.ca_certificates).decode()
 
 
 def _no_conditions(cluster: FakeCluster) -> None:
-    del _hook(cluster)["matchConditions"]
+    del _hooks(cluster)[0]["matchConditions"]
 
 
 def _fails_closed(cluster: FakeCluster) -> None:
-    _hook(cluster)["failurePolicy"] = "Fail"
+    _hooks(cluster)[0]["failurePolicy"] = "Fail"
 
 
 def _not_called(cluster: FakeCluster) -> None:
@@ -206,7 +208,7 @@ def _no_discovery(cluster: FakeCluster) -> None:
         (_no_pods_ready, "injector", "failed", "0 of 2 pods ready"),
         (_one_pod_ready, "injector", "warning", "1 of 2 pods ready"),
         (_no_deployment, "injector", "failed", "there is no Deployment"),
-        (_no_webhook, "webhook", "failed", "has no webhook inject.evenstream.dev"),
+        (_no_webhook, "webhook", "failed", "has no webhook *.evenstream.dev"),
         (_no_discovery, "discovery", "failed", "may not list endpointslices, watch endpointslices"),
     ],
 )

@@ -75,7 +75,10 @@ def test_check_knows_a_namespace_that_refuses_the_capture_mode(installed: Cluste
         installed.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
         refused = run(login, "check", "-n", name, "--capture", "iptables")
         assert refused.code == 1, refused
-        assert "FAIL  Pod Security: enforces restricted, which refuses capture: iptables" in refused.out
+        assert (
+            "FAIL  Pod Security: enforces restricted: a pod with capture: iptables gets no sidecar"
+            in refused.out
+        )
         assert run(login, "check", "-n", name, "--capture", "hosts").code == 0
     finally:
         mesh.delete_namespace(installed, name)

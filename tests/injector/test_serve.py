@@ -4,12 +4,14 @@ import json
 import random
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import jsonpatch
 import pytest
 from fake_cluster import FakeCluster
+from prometheus_client.parser import text_string_to_metric_families
 from serving import Injector, connect, patch_of, post, review
 
 POD: dict[str, Any] = {
@@ -242,3 +244,64 @@ def test_the_servers_version_chooses_the_kind_of_sidecar_unless_a_flag_does(
         assert first == (["first", "evenstream"] if is_plain else ["evenstream", "client"])
         if not minor:
             assert any("server version not known, sidecars stay native" in line for line in injector.lines)
+
+
+def _metrics(served: tuple[Injector, FakeCluster]) -> dict[str, float]:
+    """Samples by name and labels, as Prometheus reads them."""
+    injector, cluster = served
+    connection = connect(injector.port, cluster.ca_bundle)
+    try:
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        assert answer.status == 200
+        assert answer.headers["Content-Type"].startswith("text/plain; version=")
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    finally:
+        connection.close()
+    samples = [sample for family in families for sample in family.samples]
+    return {sample.name + "".join(sample.labels.values()): sample.value for sample in samples}
+
+
+def test_metrics_count_what_became_of_pods(served):
+    before = _metrics(served)
+    _ask(served, review(POD))
+    _ask(served, review({**POD, "metadata": {"name": "p", "annotations": {"evenstream.dev/inject": "yes"}}}))
+    _ask(
+        served,
+        review({**POD, "metadata": {"name": "p", "annotations": {"evenstream.dev/inject": "disabled"}}}),
+    )
+    injector, cluster = served
+    assert post(injector.port, cluster.ca_bundle, b"{}")[0] == 400
+    after = _metrics(served)
+    name = "evenstream_injector_admissions_total"
+    grown = {key: after[key] - before[key] for key in after if key.startswith(name)}
+    assert grown == {
+        f"{name}injected": 1,
+        f"{name}refused": 1,
+        f"{name}unchanged": 1,
+        f"{name}bad": 1,
+        f"{name}failed": 0,
+    }
+    count = "evenstream_injector_admission_duration_seconds_count"
+    assert after[count] - before[count] == 4
+
+
+def test_metrics_tell_how_long_the_certificates_live(served):
+    told = _metrics(served)
+    days = (told["evenstream_injector_certificate_expiry_timestamp_seconds"] - time.time()) / 86_400
+    assert 89 < days <= 90
+    assert told["evenstream_injector_ca_expiry_timestamp_seconds"] - time.time() > 3000 * 86_400
+    assert told["evenstream_injector_refreshes_totalok"] >= 1
+    assert told["process_resident_memory_bytes"] > 0
+
+
+def test_metrics_name_nobody(served):
+    """Whoever reaches the port learns counts only."""
+    _ask(served, review({**POD, "metadata": {**POD["metadata"], "name": "secret-name"}}))
+    injector, cluster = served
+    connection = connect(injector.port, cluster.ca_bundle)
+    connection.request("GET", "/metrics")
+    body = connection.getresponse().read()
+    connection.close()
+    assert b"secret-name" not in body
+    assert b"shop" not in body
