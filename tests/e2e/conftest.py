@@ -16,16 +16,15 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).resolve().parent
-for folder in (HERE, HERE.parents[1] / "examples" / "greeter"):
+for folder in (HERE, HERE.parents[1] / "hack"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-import kube  # noqa: E402
-import mesh  # noqa: E402
-from backends import Backends  # noqa: E402
+from clusterkit import kube, mesh  # noqa: E402
+from clusterkit.backends import Backends  # noqa: E402
+from clusterkit.kube import Cluster, Namespace  # noqa: E402
+from clusterkit.things import annotated, client_pod  # noqa: E402
 from figures import FIGURES, Figures  # noqa: E402
-from kube import Cluster, Namespace  # noqa: E402
-from things import annotated, client_pod  # noqa: E402
 
 NAMESPACE = "evenstream-e2e"
 KEEP = bool(os.environ.get("E2E_KEEP"))

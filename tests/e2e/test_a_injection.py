@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-import mesh
 import pytest
+from clusterkit import mesh
+from clusterkit.kube import Namespace, wait_for
+from clusterkit.things import IDLE, annotated, client_pod
 from figures import Figures
-from kube import Namespace, wait_for
-from things import IDLE, annotated, client_pod
 
 pytestmark = pytest.mark.e2e
 

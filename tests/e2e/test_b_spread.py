@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from backends import Backends
+from clusterkit.backends import Backends
+from clusterkit.kube import Event, Namespace, endpoints_of
+from clusterkit.load import Load, max_over_mean, run_client
 from figures import Figures, milliseconds
-from kube import Event, Namespace, endpoints_of
-from load import Load, max_over_mean, run_client
 
 pytestmark = pytest.mark.e2e
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
-from backends import Backends
+from clusterkit.backends import Backends
+from clusterkit.kube import Namespace
+from clusterkit.load import Load
+from clusterkit.things import endpoint_slice, service
 from figures import Figures, median, milliseconds
-from kube import Namespace
-from load import Load
-from things import endpoint_slice, service
 
 pytestmark = pytest.mark.e2e
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from kube import ROOT, Cluster, KubeError, Namespace, hack, wait_for
-from things import annotated, client_pod
+from .kube import ROOT, Cluster, KubeError, Namespace, hack, wait_for
+from .things import annotated, client_pod
 
 SYSTEM: Final = "evenstream-system"
 MANIFESTS: Final = ROOT / "manifests"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from kube import Namespace, wait_for
+from .kube import Namespace, wait_for
 
 DEPLOYMENT: Final = "greeter"
 SERVICE: Final = "greeter"

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from load import manifest
+from .load import manifest
 
 Json = dict[str, Any]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,10 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
-from kube import ROOT, KubeError, Namespace, wait_for
-
-sys.path.insert(0, str(ROOT / "examples" / "greeter"))
 from demolib.processes import NOTHING_YET, Report
+
+from .kube import ROOT, KubeError, Namespace, wait_for
 
 REPORT_SECONDS: Final = 0.05
 START_SECONDS: Final = 30.0  # exec, Python and grpcio on a busy node

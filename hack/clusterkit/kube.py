@@ -1,7 +1,7 @@
 """A Kubernetes cluster as the tests see it: kubectl for what people type, and the API itself, through
 `kubectl proxy`, for what is asked often or measured.
 
-Shared with hack/demo-cluster, so nothing here knows of pytest.
+Nothing here knows of Evenstream.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
+
+from localcluster import artefacts
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CLUSTER: Final = ROOT / "hack" / "cluster"
@@ -285,11 +287,6 @@ def find(context: str, *, show: bool = False) -> Cluster:
 
 def _kubectl() -> str:
     """The one that hack/cluster built fits its API server; one on PATH may be years older."""
-    sys.path.insert(0, str(CLUSTER.parent))
-    try:
-        from localcluster import artefacts  # type: ignore[import-not-found]
-    finally:
-        sys.path.remove(str(CLUSTER.parent))
     built = artefacts.kubernetes("kubectl")
     found = str(built) if built.exists() else shutil.which("kubectl")
     if not found:
