@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from demolib import verdict
+from demolib.conclusion import conclude
 from demolib.processes import DemoError
 from demolib.screen import Screen, choose
 from demolib.story import NAMES, QUICK, WATCH, Story, default_sidecar
@@ -39,23 +39,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def conclude(screen: Screen, outcome: verdict.Outcome, width: int, trouble: str = "") -> int:
-    """Show the table and the judgement; the exit status. `trouble`: why the story did not come to its end."""
-    if outcome.phases:
-        header, *rows = verdict.table(outcome.phases, NAMES, width)
-        screen.lines(["", header], "bold")
-        screen.lines(rows)
-    if outcome.first_stream:
-        waits = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in outcome.first_stream.items())
-        screen.lines(["", f"From an EndpointSlice's change to a new server's first stream: {waits}"])
-    found = verdict.reasons(outcome) + ([f"demo.py: {trouble}"] if trouble else [])
-    if found:
-        screen.lines(["", "FAILED: it was not even, or not without failure.", *found], "red")
-        return 1
-    screen.lines(["", "EVEN: every server got its share, and no call failed."], "green")
-    return 0
-
-
 async def run(arguments: argparse.Namespace, screen: Screen, directory: Path) -> int:
     """The whole demo; the exit status. A signal ends it early: 128 and the signal's number."""
     loop = asyncio.get_running_loop()
@@ -75,12 +58,12 @@ async def run(arguments: argparse.Namespace, screen: Screen, directory: Path) ->
     width = shutil.get_terminal_size((100, 24)).columns
     try:
         await story.run()
-        return conclude(screen, story.outcome(), width)
+        return conclude(screen, story.outcome(), NAMES, width)
     except asyncio.CancelledError:
         screen.lines(["", f"stopped by {signal.Signals(caught[0]).name}" if caught else "stopped"])
         return 128 + caught[0] if caught else 1
     except DemoError as error:
-        return conclude(screen, story.outcome(), width, str(error))
+        return conclude(screen, story.outcome(), NAMES, width, f"demo.py: {error}")
     finally:
         await story.close()
 

@@ -14,6 +14,7 @@ _STYLED: Final = re.compile(r"\x1b\[[0-9;]*m")
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 MAX_DOTS: Final = 12  # more open streams than this are told by the number beside them
 MAX_BAR: Final = 50
+MIN_NAME: Final = 10  # the column of names, so that it does not move when the first longer one comes
 MIN_BAR: Final = 10  # a shorter bar shows nothing that the per cent beside it do not
 PLAIN_EVERY_S: Final = 1.0
 DRAW_EVERY_S: Final = 0.08  # smooth to the eye, and no load
@@ -23,11 +24,14 @@ STATES: Final = {
     "": "green",
     "busy": "red",
     "idle": "dim",
+    "starting": "dim",
     "new": "cyan",
     "leaving": "yellow",
     "stopped": "dim",
 }
 
+
+ABSENT: Final = ("starting", "leaving", "stopped")  # they have no share
 
 STATE_WIDTH: Final = max(map(len, STATES))
 
@@ -171,7 +175,7 @@ class LiveScreen:
             return events[-height:]
         head = [self._style(line, "bold") for line in _wrapped(self._title, width - 1)]
         text = [self._style(line, "dim") for line in _wrapped(self._text, width - 1)]
-        legend = f"  {'':<10} share of calls, last second"
+        legend = f"  {'':<{self._name_width()}} share of calls, last second"
         shown = [self._style(legend, "dim")] if view.rows and len(legend) + MIN_BAR < width else []
         rows = [self._row(row, width) for row in view.rows]
         # From what can be spared first to what comes last: explanations, older events, the title.
@@ -200,7 +204,7 @@ class LiveScreen:
 
     def _row(self, row: Row, width: int) -> str:
         style = STATES[row.state]
-        name = f"  {row.name:<10} "
+        name = f"  {row.name:<{self._name_width()}} "
         counts = f"{row.share:>5.0%} {row.calls:>6} calls  "
         # Dots for the streams and a bar where there is room, else a number and a bar, else no bar.
         for streams in (self._dots(row.streams), f"{row.streams:>2} open "):
@@ -211,9 +215,12 @@ class LiveScreen:
         text = f"{name}{counts}{row.streams:>2} open {row.state}"
         return self._style(text[: max(width - 1, 1)].rstrip(), style)
 
+    def _name_width(self) -> int:
+        return max([MIN_NAME, *(len(row.name) for row in self._view.rows)])
+
     def _bar(self, share: float, width: int, style: str) -> str:
         """`share` of `width`, and a mark where all bars end when it is even."""
-        present = [row for row in self._view.rows if row.state not in ("leaving", "stopped")]
+        present = [row for row in self._view.rows if row.state not in ABSENT]
         fair = round(width / len(present)) if len(present) > 1 else width
         if self._unicode:
             whole, part = divmod(round(share * width * 8), 8)

@@ -6,13 +6,13 @@ import asyncio
 import json
 import random
 import sys
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from demolib.clusterip import ClusterIP
 from demolib.objects import NAMESPACE, SERVICE, SERVICE_PORT, ObjectsFile, Pod
+from demolib.panel import Panel, over, total
 from demolib.processes import (
     START_LIMIT_S,
     Client,
@@ -22,7 +22,7 @@ from demolib.processes import (
     http_status,
     server_arguments,
 )
-from demolib.screen import Row, Screen, View
+from demolib.screen import Screen
 from demolib.verdict import Outcome, Phase
 
 NAMES: Final = tuple(f"{SERVICE}-{number}" for number in range(1, 6))
@@ -34,7 +34,6 @@ STREAMS: Final = 12
 STREAMS_AFTER: Final = 20
 SIDECAR_PORT: Final = 7000
 ADMIN_PORT: Final = 15020
-WINDOW_S: Final = 1.0  # bars show the calls of this last while
 WAIT_LIMIT_S: Final = 10.0  # nothing the demo waits for takes a healthy system a tenth of this
 
 
@@ -62,10 +61,7 @@ class Story:
         self._programs: list[Program] = []
         self._servers: dict[str, Program] = {}
         self._relay: ClusterIP | None = None
-        self._states: dict[str, str] = {}
-        self._recent: deque[Report] = deque()
-        self._base: Mapping[str, int] = {}  # the calls before this phase began
-        self._failed_before = 0  # by clients that have ended
+        self._panel = Panel(screen)
         self._failed_seen = 0  # of the running client, in phases that are over
         self._phases: list[Phase] = []
         self._first_stream: dict[str, float] = {}
@@ -115,16 +111,11 @@ class Story:
         for name in names:
             await self._servers[name].until_logged("listens on", START_LIMIT_S)
 
-    def _phase(self, title: str, text: str, base: Mapping[str, int]) -> None:
-        self._base = base
-        self._recent.clear()
-        self._screen.phase(title, text)
-
     # One phase each
 
     async def _direct(self) -> None:
-        self._states = dict.fromkeys(FIRST, "")
-        self._phase(
+        self._panel.states = dict.fromkeys(FIRST, "")
+        self._panel.phase(
             "1 of 4  Direct: one gRPC channel to a ClusterIP",
             f"A ClusterIP picks a server per TCP connection ({self._cluster_ip}:{self._port} stands in for "
             "kube-proxy here), and a gRPC channel keeps one connection.",
@@ -138,12 +129,12 @@ class Story:
         streams = client.report.open
         report = await client.finish()
         await self._relay.close()
-        self._failed_before = report.failed
+        self._panel.client_ended(report.failed)
         self._screen.event(
             f"all {sum(counted.values())} calls and {sum(streams.values())} long streams came over "
             f"{self._relay.connections} connection, to {_listed(sorted(counted))}"
         )
-        calls, streams = _over(FIRST, counted), _over(FIRST, streams)
+        calls, streams = over(FIRST, counted), over(FIRST, streams)
         self._phases.append(Phase("direct", calls, streams, report.failed, through_sidecar=False))
 
     async def _start_sidecar(self) -> Client:
@@ -155,8 +146,8 @@ class Story:
         options = ["--source", f"file:{self._objects.path}", "--listen", listen]
         await sidecar.start([*self._sidecar_command, *options, "--admin", f"{self._local}:{ADMIN_PORT}"])
         await self._until_ready(sidecar)
-        self._states = dict.fromkeys(FIRST, "")
-        self._phase(
+        self._panel.states = dict.fromkeys(FIRST, "")
+        self._panel.phase(
             "2 of 4  Through the sidecar: the same client, one channel",
             "It reads the Service and its EndpointSlice, as kubectl prints them, from a file it watches.",
             {},
@@ -176,13 +167,13 @@ class Story:
         self._screen.event(f"the sidecar is ready{build}")
 
     async def _fixed(self, client: Client) -> None:
-        await client.until(lambda: _total(client.report.open) == STREAMS, f"{STREAMS} streams", WAIT_LIMIT_S)
+        await client.until(lambda: total(client.report.open) == STREAMS, f"{STREAMS} streams", WAIT_LIMIT_S)
         counted = await client.counted(self._pace.calls, self._calls_limit())
         self._note(client, "sidecar", FIRST, counted)
 
     async def _join(self, client: Client) -> None:
-        self._states.update(dict.fromkeys(ADDED, "new"))
-        self._phase(
+        self._panel.states.update(dict.fromkeys(ADDED, "new"))
+        self._panel.phase(
             "3 of 4  Two servers join",
             "The next stream goes to the server with the fewest open streams: to the new ones, until they "
             "hold as many as the others.",
@@ -203,7 +194,7 @@ class Story:
         opened = client.report.opened
         client.send(f"streams {STREAMS_AFTER}")
         await client.until(
-            lambda: _total(client.report.open) == STREAMS_AFTER, "the new streams", WAIT_LIMIT_S
+            lambda: total(client.report.open) == STREAMS_AFTER, "the new streams", WAIT_LIMIT_S
         )
         new = {name: count - opened.get(name, 0) for name, count in client.report.opened.items()}
         self._new_streams = {name: count for name, count in new.items() if count}
@@ -214,8 +205,8 @@ class Story:
 
     async def _leave(self, client: Client) -> None:
         stay = tuple(name for name in NAMES if name != LEAVING)
-        self._states.update({**dict.fromkeys(NAMES, ""), LEAVING: "leaving"})
-        self._phase(
+        self._panel.states.update({**dict.fromkeys(NAMES, ""), LEAVING: "leaving"})
+        self._panel.phase(
             f"4 of 4  {LEAVING} leaves",
             "It gets nothing new, finishes what it has, is stopped; its long streams open again elsewhere.",
             client.report.calls,
@@ -233,7 +224,7 @@ class Story:
         if status:
             raise server.error(f"ended with status {status}")
         self._objects.write([self._pods[name] for name in stay])
-        self._states[LEAVING] = "stopped"
+        self._panel.states[LEAVING] = "stopped"
         await client.until(
             lambda: _settled(client.report, stay), "streams opened again elsewhere", WAIT_LIMIT_S
         )
@@ -247,9 +238,9 @@ class Story:
 
     def _note(self, client: Client, name: str, servers: tuple[str, ...], counted: Mapping[str, int]) -> None:
         """Keep what a phase through the sidecar came to."""
-        streams = _over(servers, client.report.open)
+        streams = over(servers, client.report.open)
         failed = self._newly_failed(client.report)
-        self._phases.append(Phase(name, _over(servers, counted), streams, failed))
+        self._phases.append(Phase(name, over(servers, counted), streams, failed))
 
     def _newly_failed(self, report: Report) -> int:
         failed, self._failed_seen = report.failed - self._failed_seen, report.failed
@@ -258,7 +249,7 @@ class Story:
     # The client and the panel
 
     async def _start_client(self, name: str, target: str) -> Client:
-        client = Client(name, self._directory, self._show)
+        client = Client(name, self._directory, self._panel.show)
         self._programs.append(client)
         await client.begin(target, self._pace.rate, STREAMS)
         return client
@@ -267,46 +258,9 @@ class Story:
         """Far more than the calls need, so that only a stop in the traffic is an error."""
         return WAIT_LIMIT_S + 10 * self._pace.calls / self._pace.rate
 
-    def _show(self, report: Report) -> None:
-        self._recent.append(report)
-        while self._recent[0].at < report.at - WINDOW_S:
-            self._recent.popleft()
-        oldest = self._recent[0]
-        recent = {name: count - oldest.calls.get(name, 0) for name, count in report.calls.items()}
-        seconds = report.at - oldest.at
-        shares = {name: recent.get(name, 0) / (_total(recent) or 1) for name in self._states}
-        rows = [
-            Row(
-                name=name,
-                state=state or _load(shares[name], report.open.get(name, 0)),
-                share=shares[name],
-                calls=report.calls.get(name, 0) - self._base.get(name, 0),
-                streams=report.open.get(name, 0),
-            )
-            for name, state in self._states.items()
-        ]
-        rate = _total(recent) / seconds if seconds else 0.0
-        self._screen.show(View(rows, rate, self._failed_before + report.failed))
-
-
-def _total(counts: Mapping[str, int]) -> int:
-    return sum(counts.values())
-
-
-def _over(names: tuple[str, ...], counts: Mapping[str, int]) -> dict[str, int]:
-    """The counts of all `names`, 0 where there is none, and of whoever else got any."""
-    return {**dict.fromkeys(names, 0), **{name: count for name, count in counts.items() if count}}
-
-
-def _load(share: float, streams: int) -> str:
-    """The state of a server that neither comes nor goes."""
-    if share > 0.5:  # with three servers and more this is never its share
-        return "busy"
-    return "" if share or streams else "idle"
-
 
 def _settled(report: Report, servers: tuple[str, ...]) -> bool:
-    return _total(report.open) == STREAMS_AFTER and set(report.open) <= set(servers)
+    return total(report.open) == STREAMS_AFTER and set(report.open) <= set(servers)
 
 
 def _listed(names: tuple[str, ...] | list[str]) -> str:
