@@ -44,7 +44,7 @@ demo: build ## The whole idea in half a minute, without a cluster
 	@$(PY) examples/greeter/demo.py $(DEMO_ARGS)
 
 demo-cluster: build ## The same on a real Kubernetes (CONTEXT=name uses yours)
-	@hack/demo-cluster
+	@$(PY) hack/demo-cluster $(DEMO_ARGS)
 
 e2e: build ## End-to-end tests on a real Kubernetes (CONTEXT=name uses yours)
 	@$(PYTEST) -q -m e2e tests/e2e $(ARGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .kube import Namespace, wait_for
+from .kube import Namespace, endpoints_of, wait_for
 
 DEPLOYMENT: Final = "greeter"
 SERVICE: Final = "greeter"
@@ -42,3 +42,33 @@ class Backends:
 
         wait_for(f"{replicas} greeter servers and no others", look, SETTLE_SECONDS, every=0.1)
         return sorted(self.endpoints())
+
+
+class EndpointsWatch:
+    """What a Service's EndpointSlices say, as they change."""
+
+    def __init__(self, namespace: Namespace, service: str = SERVICE) -> None:
+        query = f"labelSelector=kubernetes.io/service-name%3D{service}"
+        self._watch: Final = namespace.api.watch(
+            namespace.path("discovery.k8s.io/v1/endpointslices", query=query)
+        )
+
+    def __enter__(self) -> EndpointsWatch:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._watch.close()
+
+    def states(self) -> dict[str, str]:
+        """Pod by pod, as `endpoints_of` says it, in the order in which they came."""
+        slices = {piece["metadata"]["name"]: piece for piece in self._watch.listed}
+        for event in list(self._watch.events):
+            if event.kind in ("ADDED", "MODIFIED"):
+                slices[event.object["metadata"]["name"]] = event.object
+            elif event.kind == "DELETED":
+                slices.pop(event.object["metadata"]["name"], None)
+        return {pod: state for piece in slices.values() for pod, state in endpoints_of(piece).items()}
+
+    def first_ready(self, pod: str) -> float:
+        """When a slice first said that `pod` is ready, by time.monotonic(). Raises ValueError if none did."""
+        return min(event.at for event in self._watch.events if endpoints_of(event.object).get(pod) == "ready")

@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
 
 from localcluster import artefacts
@@ -101,7 +100,10 @@ class Kubectl:
 
     def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
         """Run it in the background, with the keywords of Popen."""
-        return subprocess.Popen([*self.words, *words], text=True, env=without_proxy(), **options)
+        # Ctrl-C goes to the terminal's foreground group: we alone shall get it, and end the others in order.
+        return subprocess.Popen(
+            [*self.words, *words], text=True, env=without_proxy(), start_new_session=True, **options
+        )
 
 
 class Event(NamedTuple):
@@ -210,11 +212,14 @@ class Api:
 
 
 class Watch:
-    """A watch in a thread of its own; `events` grows. For the length of one test: it is not started again."""
+    """A watch in a thread of its own; `events` grows, after what was `listed` at first. For the length of one
+    test: it is not started again."""
 
     def __init__(self, api: Api, path: str) -> None:
         self.events: list[Event] = []
-        version = api.get(path)["metadata"]["resourceVersion"]
+        first = api.get(path)
+        self.listed: list[Json] = first["items"]
+        version = first["metadata"]["resourceVersion"]
         joint = "&" if "?" in path else "?"
         self._connection = api.connection(None)
         self._connection.connect()
@@ -235,9 +240,10 @@ class Watch:
     def __enter__(self) -> Watch:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         # A close would wait for the reader, which waits for bytes; this ends its wait.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)

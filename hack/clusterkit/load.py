@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 from demolib.processes import NOTHING_YET, Report
@@ -40,10 +39,8 @@ class Load:
         mode: str,
         *options: str,
         container: str = "client",
-        on_report: Callable[[Report], None] | None = None,
     ) -> None:
         self.seen: list[Seen] = []
-        self._on_report = on_report
         self._errors: list[str] = []
         self._process = namespace.cluster.kubectl.start(
             *("--namespace", namespace.name, "exec", "-i", pod, "-c", container, "--"),
@@ -63,10 +60,7 @@ class Load:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            report = Report(json.loads(line))
-            self.seen.append(Seen(time.monotonic(), report))
-            if self._on_report is not None:
-                self._on_report(report)
+            self.seen.append(Seen(time.monotonic(), Report(json.loads(line))))
 
     def _read_errors(self) -> None:
         assert self._process.stderr is not None
@@ -148,9 +142,7 @@ class Load:
     def __enter__(self) -> Load:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._process.poll() is None:
             assert self._process.stdin is not None
             self._process.stdin.close()  # its end means quit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from .kube import ROOT, Cluster, KubeError, Namespace, hack, wait_for
@@ -11,6 +12,7 @@ from .things import annotated, client_pod
 
 SYSTEM: Final = "evenstream-system"
 MANIFESTS: Final = ROOT / "manifests"
+GREETER: Final = ROOT / "examples" / "greeter"
 WEBHOOK: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/evenstream-injector"
 # Everything of ours that is not in a namespace. `kubectl delete -k manifests/` must leave none of it.
 PART_OF: Final = "app.kubernetes.io/part-of=evenstream"
@@ -24,7 +26,7 @@ CLUSTER_KINDS: Final = (
     "priorityclasses",
 )
 
-INSTALL_SECONDS: Final = 120.0  # two injectors, one after the other on a small node
+ROLLOUT_SECONDS: Final = 120.0  # pods one after the other on a small, busy node
 # A namespace goes when its pods have; the injector's preStop alone takes 5 s.
 UNINSTALL_SECONDS: Final = 120.0
 # Within the API server's own delay for a changed webhook configuration.
@@ -37,9 +39,14 @@ class NotOursError(KubeError):
     """The cluster has an Evenstream that these programs did not install."""
 
 
+def is_foreign(cluster: Cluster) -> bool:
+    """Whether somebody's own cluster has an Evenstream already, which is not ours to replace or take out."""
+    return bool(cluster.context) and cluster.api.find(f"/api/v1/namespaces/{SYSTEM}") is not None
+
+
 def refuse_if_installed(cluster: Cluster) -> None:
-    """Somebody's cluster may have Evenstream in use: it is not ours to replace or take out."""
-    if cluster.context and cluster.api.find(f"/api/v1/namespaces/{SYSTEM}") is not None:
+    """Raises NotOursError."""
+    if is_foreign(cluster):
         raise NotOursError(
             f"context {cluster.context} has a namespace {SYSTEM} already, and this program installs and "
             "uninstalls Evenstream; take it out first, or choose another context"
@@ -48,13 +55,21 @@ def refuse_if_installed(cluster: Cluster) -> None:
 
 def install(cluster: Cluster) -> None:
     """`kubectl apply -k manifests/`, and return when pods are injected."""
-    cluster.kubectl("apply", "-k", str(MANIFESTS))
-    cluster.kubectl(
-        *("--namespace", SYSTEM, "rollout", "status", "deployment/evenstream-injector"),
-        f"--timeout={INSTALL_SECONDS:.0f}s",
-        seconds=INSTALL_SECONDS + 10,
-    )
+    _apply(cluster.namespace(SYSTEM), MANIFESTS)
     wait_for("the API server calls the webhook", lambda: injects(cluster), IN_FORCE_SECONDS, every=0.2)
+
+
+def _apply(namespace: Namespace, folder: Path) -> None:
+    """`kubectl apply -k`, and return when its Deployments have rolled out. Those that were there already are
+    started again: their images' tag may mean other images by now."""
+    for line in namespace.kubectl("apply", "-k", str(folder)).splitlines():
+        thing, _, done = line.partition(" ")
+        if thing.startswith("deployment.apps/") and done != "created":
+            namespace.kubectl("rollout", "restart", thing)
+    for thing in namespace.kubectl("get", "deployments", "--output=name").split():
+        namespace.kubectl(
+            *("rollout", "status", thing, f"--timeout={ROLLOUT_SECONDS:.0f}s"), seconds=ROLLOUT_SECONDS + 10
+        )
 
 
 def injects(cluster: Cluster) -> bool:
@@ -90,6 +105,15 @@ def own_namespaces(listed: Sequence[str]) -> set[str]:
 def build_images() -> None:
     """All three, into the cluster that CONTEXT or hack/cluster means."""
     hack("images", seconds=2400.0, show=True)
+
+
+def deploy_greeter(cluster: Cluster, name: str) -> Namespace:
+    """examples/greeter as it stands, in namespace `name`, made if it is not there; return when all is ready."""
+    if cluster.api.find(f"/api/v1/namespaces/{name}") is None:
+        make_namespace(cluster, name)
+    namespace = cluster.namespace(name)
+    _apply(namespace, GREETER)
+    return namespace
 
 
 def make_namespace(cluster: Cluster, name: str) -> Namespace:

@@ -86,11 +86,8 @@ def installed(cluster: Cluster) -> Iterator[Cluster]:
 def namespace(installed: Cluster) -> Iterator[Namespace]:
     """With examples/greeter as it stands: three servers, a client with the annotation and one without. The
     two clients run through all tests."""
-    made = mesh.make_namespace(installed, NAMESPACE)
-    made.kubectl("apply", "-k", str(kube.ROOT / "examples" / "greeter"))
-    for name in ("greeter", "greeter-client", "greeter-client-plain"):
-        made.kubectl("rollout", "status", f"deployment/{name}", "--timeout=120s", seconds=130)
-    yield made
+    mesh.delete_namespace(installed, NAMESPACE)
+    yield mesh.deploy_greeter(installed, NAMESPACE)
     if not KEEP:
         mesh.delete_namespace(installed, NAMESPACE)
 

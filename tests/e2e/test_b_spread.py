@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from clusterkit.backends import Backends
-from clusterkit.kube import Event, Namespace, endpoints_of
+from clusterkit.backends import Backends, EndpointsWatch
+from clusterkit.kube import Namespace
 from clusterkit.load import Load, max_over_mean, run_client
 from figures import Figures, milliseconds
 
@@ -64,16 +64,13 @@ def test_60_long_streams_over_6_pods_are_10_each(
 def test_two_pods_join(namespace: Namespace, backends: Backends, client: str, figures: Figures) -> None:
     """3 to 5 under 100 calls a second: both carry their share within a second of Ready, and nothing fails."""
     before = backends.settled(3)
-    slices = namespace.path(
-        "discovery.k8s.io/v1/endpointslices", query="labelSelector=kubernetes.io/service-name%3Dgreeter"
-    )
-    with namespace.api.watch(slices) as watch, Load(namespace, client, "unary", "--rate", str(RATE)) as load:
+    with EndpointsWatch(namespace) as watch, Load(namespace, client, "unary", "--rate", str(RATE)) as load:
         load.until("calls on all three", lambda now: len(now.calls) == 3, 10.0)
         backends.scale(5)
         load.until("calls on five", lambda now: len(now.calls) == 5, 90.0)
         pods = backends.until_settled(5)
         new = [pod for pod in pods if pod not in before]
-        ready = {pod: _first_ready(watch.events, pod) for pod in new}
+        ready = {pod: watch.first_ready(pod) for pod in new}
         # The calls from one second after the later one's Ready on.
         last = max(ready.values())
         load.until("a second after Ready", lambda now: load.here(now.at) >= last + SHARE_SECONDS, 10.0)
@@ -158,11 +155,6 @@ def test_a_rolling_restart_under_load(
     assert called.failed == 0, called.errors
     assert streamed.failed == 0, streamed.errors
     assert max_over_mean(counted, 3) <= EVEN
-
-
-def _first_ready(events: list[Event], pod: str) -> float:
-    """When a slice first said that the pod is ready."""
-    return min(event.at for event in events if endpoints_of(event.object).get(pod) == "ready")
 
 
 def _between(load: Load, begin: float, end: float) -> dict[str, int]:
