@@ -52,6 +52,7 @@ class Backend(Member):
         self._context = context
         self._dialling: Upstream | None = None
         self._failures: i64 = 0  # in a row
+        self._another_at: float = 0.0  # when one more connection may be tried beside those there are
         # Out of rotation while any of these is set.
         self._backing_off: bool = False
         self._impatient: bool = False  # a dial takes too long to wait for
@@ -88,17 +89,30 @@ class Backend(Member):
         usable = [u for u in self.upstreams if not u.draining]
         if usable and not self.pending:
             return
-        if len(usable) >= MAX_CONNECTIONS:
+        if not self._may_dial(usable):
             self._full = True
             self._rotate()
             return
-        upstream = Upstream(self._context.memo, self._context.touched, self)
+        upstream = Upstream(self._context, self)
         self._dialling = upstream
         self.upstreams.append(upstream)
         self._context.totals.upstreams_dialled += 1
         self._context.dials.append(upstream)
         self._context.after(CONNECT_TIMEOUT, _ConnectTimeout(self, upstream))
         self._context.after(CONNECT_PATIENCE, _PatienceOver(self, upstream))
+
+    def _may_dial(self, usable: list[Upstream]) -> bool:
+        """Whether one more connection can help: not a backend that does not read those it has."""
+        congested = False
+        for upstream in usable:
+            if upstream.congested():
+                upstream.room_wanted = True
+                congested = True
+        return (
+            not congested
+            and len(usable) < MAX_CONNECTIONS
+            and (not usable or self._context.now >= self._another_at)
+        )
 
     def _rotate(self) -> None:
         """Be in rotation, or out of it with what waits here picked again."""
@@ -167,18 +181,17 @@ class Backend(Member):
             return
         self.last_error = why
         self._failures += 1
-        if self.connected():
-            # A further connection is not to be had: without room in the others there is none for a new stream.
-            self._full = not self._has_room()
-            self._rotate()
-        else:
-            self._back_off()
-
-    def _back_off(self) -> None:
         wait = min(BACKOFF_MOST, BACKOFF_FIRST * 2.0 ** float(min(self._failures - 1, 10)))
         wait *= 1.0 + BACKOFF_JITTER * (2.0 * self._context.random.random() - 1.0)
-        self._backing_off = True
-        self._context.after(wait, _BackoffOver(self))
+        if self.connected():
+            # A further connection is not to be had: without room in the others there is none for a new stream until
+            # one ends, or it is time to try again.
+            self._another_at = now + wait
+            self._full = not self._has_room()
+        else:
+            self._backing_off = True
+        if self._full or self._backing_off:
+            self._context.after(wait, _BackoffOver(self))
         self._rotate()
 
     def backoff_over(self) -> None:
@@ -187,6 +200,9 @@ class Backend(Member):
             self._backing_off = False
             self._impatient = True
             self.dial_if_needed()
+        elif self._full:
+            self._full = False  # until another connection turns out not to be had
+            self._rotate()
 
     def patience_over(self, upstream: Upstream) -> None:
         if upstream is not self._dialling:

@@ -12,8 +12,23 @@ from sidecar.splice.stats import Totals
 from sidecar.wire.blocks import BlockMemo
 
 if TYPE_CHECKING:
+    from sidecar.splice.downstream import Downstream
     from sidecar.splice.peer import Peer
     from sidecar.splice.upstream import Upstream
+
+# What all peers together may make us keep. The sum, with 25 MB for the program and 17 MB for 10,000 connections, stays
+# below the 192 MiB that a pod's sidecar is given by default.
+#
+# Streams at once, at about 0.9 KB each.
+MAX_STREAMS_IN_ALL: Final[i64] = 30_000
+# DATA that one side has sent and the other does not take, and output that sockets do not take.
+MAX_HELD_IN_ALL: Final[i64] = 67_108_864
+# Request header blocks of streams that are not answered yet: they may have to be sent again.
+MAX_BLOCKS_IN_ALL: Final[i64] = 16_777_216
+# Copies of request bodies that may have to be sent again.
+MAX_REPLAY_IN_ALL: Final[i64] = 16_777_216
+# Frames and header blocks that have begun and not ended.
+MAX_INCOMPLETE_IN_ALL: Final[i64] = 8_388_608
 
 
 class Timer:
@@ -35,6 +50,14 @@ class Context:
         self.totals: Final = Totals()
         self.touched: list[Peer] = []  # to be flushed at the end of the turn
         self.dials: list[Upstream] = []  # to be connected
+        # Clients that have not said SETTINGS yet, oldest first, and when each is given up.
+        self.handshakes: dict[Downstream, float] = {}
+        # Counted over all connections; each has its bound above.
+        self.streams: i64 = 0
+        self.held: i64 = 0
+        self.blocks_held: i64 = 0
+        self.replay_held: i64 = 0
+        self.incomplete: i64 = 0
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_count: i64 = 0
 

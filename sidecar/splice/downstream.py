@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final, final
 from mypy_extensions import i64
 
 from sidecar.splice import states
-from sidecar.splice.peer import RESET_BY_PEER, RESET_BY_US, Peer
+from sidecar.splice.context import MAX_BLOCKS_IN_ALL, MAX_STREAMS_IN_ALL, Context
+from sidecar.splice.peer import MAX_BLOCKS_FROM, RESET_BY_PEER, RESET_BY_US, Peer, keep_block
 from sidecar.splice.stream import Stream
 from sidecar.wire import frames
-from sidecar.wire.blocks import Block, BlockMemo
+from sidecar.wire.blocks import Block
 from sidecar.wire.budget import Budget
 from sidecar.wire.connection import ConnectionFault
 
@@ -19,12 +20,18 @@ if TYPE_CHECKING:
 
 # Opaque octets of the PING that follows the first GOAWAY; its answer shows that the client has read it.
 _DRAIN_PING: Final = b"evendrai"
-# Servers allow a client 100 to unlimited; behind us stand many, so the limit only bounds our memory.
-MAX_STREAMS: Final[i64] = 10_000
+# Servers allow a client 100 to unlimited; behind us stand many, so the limit only bounds our memory: 4.5 MB.
+MAX_STREAMS: Final[i64] = 5_000
 # Streams a client may reset (CVE-2023-44487, rapid reset). An answered stream earns one back.
 RESETS: Final[i64] = 1000
 RESETS_PER_SECOND: Final = 100.0
+# What makes a reset rapid: the stream is younger than this, nothing of an answer has come, and it is not the
+# client's own deadline that ended it. Deadlines end streams by the thousand when a backend stalls, so those count
+# only below DEADLINE_RESET_AGE, where they cannot be told from the attack; above, MAX_STREAMS bounds the rate.
 RAPID_RESET_AGE: Final = 1.0
+DEADLINE_RESET_AGE: Final = 0.01
+# A client's timer starts before its request gets here and its clock is read coarsely.
+DEADLINE_SLACK: Final = 0.75
 # Streams a client may make us reset by breaking rules (CVE-2025-8671, MadeYouReset). Honest clients never do.
 FAULTS: Final[i64] = 100
 FAULTS_PER_SECOND: Final = 10.0
@@ -32,14 +39,14 @@ FAULTS_PER_SECOND: Final = 10.0
 
 @final
 class Downstream(Peer):
-    def __init__(self, memo: BlockMemo, touched: list[Peer], service: Service) -> None:
-        super().__init__(memo, touched, True, MAX_STREAMS)
+    def __init__(self, context: Context, service: Service) -> None:
+        super().__init__(context, True, MAX_STREAMS)
         self.service: Final = service
         self._last_id: i64 = 0
         self._refuse_above: i64 = frames.MAX_STREAM_ID  # the last stream of the final GOAWAY
         self._peer_leaving: bool = False
-        self._resets = Budget(RESETS, RESETS_PER_SECOND)
-        self._faults = Budget(FAULTS, FAULTS_PER_SECOND)
+        self._resets = Budget(RESETS, RESETS_PER_SECOND, RESETS)
+        self._faults = Budget(FAULTS, FAULTS_PER_SECOND, FAULTS)
 
     def is_idle(self, stream_id: i64) -> bool:
         return stream_id & 1 == 0 or stream_id > self._last_id
@@ -56,8 +63,8 @@ class Downstream(Peer):
             self._later_headers(stream_id, block, end_stream)
             return
         self._last_id = stream_id
-        if stream_id > self._refuse_above or self.streams.count() >= MAX_STREAMS:
-            self.refuse(stream_id)
+        if not self._may_open(stream_id, len(block.raw)):
+            self.reset(stream_id, frames.REFUSED_STREAM)
             return
         fault = block.request_fault()
         if not fault and end_stream and block.content_length > 0:
@@ -67,17 +74,25 @@ class Downstream(Peer):
             return
         stream = Stream(self.service, self, stream_id, block, self.now)
         self.streams.add(stream_id, stream)
+        self.context.streams += 1
+        keep_block(stream, self)
         if end_stream:
             stream.request.state = states.next_half(stream.request.state, states.END)
         self.service.opened(stream)
 
-    def refuse(self, stream_id: i64) -> None:
+    def _may_open(self, stream_id: i64, size: i64) -> bool:
+        """Whether there is room for one more stream with a header block of so many octets."""
         if stream_id > self._refuse_above:
             if not self._resets.spend(self.now):
                 raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too many streams after GOAWAY")
-        elif not self._faults.spend(self.now):
-            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, f"more than {MAX_STREAMS} streams")
-        self.reset(stream_id, frames.REFUSED_STREAM)
+            return False
+        if self.streams.count() >= MAX_STREAMS or self.blocks_from + size > MAX_BLOCKS_FROM:
+            if not self._faults.spend(self.now):
+                what = f"more than {MAX_STREAMS} streams or {MAX_BLOCKS_FROM} octets of their headers"
+                raise ConnectionFault(frames.ENHANCE_YOUR_CALM, what)
+            return False
+        context = self.context
+        return context.streams < MAX_STREAMS_IN_ALL and context.blocks_held + size <= MAX_BLOCKS_IN_ALL
 
     def _later_headers(self, stream_id: i64, block: Block, end_stream: bool) -> None:
         stream = self.streams.find(stream_id)
@@ -116,14 +131,19 @@ class Downstream(Peer):
             self.service.cancelled(stream, frames.CANCEL)
 
     def stream_reset(self, stream: Stream, code: i64) -> None:
-        # Rapid is what was opened a moment ago and is not answered; giving up the rest is a client's right.
-        young = self.now - stream.opened_at < RAPID_RESET_AGE and stream.response.state == states.OPEN
-        if young and not self._resets.spend(self.now):
+        if self._is_rapid(stream) and not self._resets.spend(self.now):
             raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too many streams reset")
         self.service.cancelled(stream, code)
 
+    def _is_rapid(self, stream: Stream) -> bool:
+        age = self.now - stream.opened_at
+        if age >= RAPID_RESET_AGE or stream.phase == states.ANSWERED:
+            return False
+        given = stream.deadline - stream.opened_at
+        return stream.deadline < 0.0 or age < DEADLINE_RESET_AGE or age < given * DEADLINE_SLACK
+
     def settings_received(self) -> None:
-        pass
+        self.context.handshakes.pop(self, None)
 
     def goaway_received(self, last_stream_id: i64, code: i64, debug: bytes) -> None:
         # The client opens nothing more; it closes when its streams are over, or we do.
@@ -148,10 +168,12 @@ class Downstream(Peer):
         for stream in self.streams.values():
             self.service.cancelled(stream, frames.CANCEL)
         self.streams.take_all()
+        self.context.handshakes.pop(self, None)
 
     def forget(self, stream: Stream) -> None:
         """Both halves are over on this side."""
-        self.streams.remove(stream.down_id)
+        if self.streams.remove(stream.down_id):
+            self.context.streams -= 1
         self.close_if_idle()
 
     def drain(self) -> None:

@@ -14,7 +14,7 @@ from typing import Final, final
 from mypy_extensions import i64
 
 from sidecar.balance.endpoints import ServicePort, Snapshot
-from sidecar.splice.context import Context, Timer
+from sidecar.splice.context import MAX_HELD_IN_ALL, MAX_INCOMPLETE_IN_ALL, Context, Timer
 from sidecar.splice.downstream import Downstream
 from sidecar.splice.peer import Peer
 from sidecar.splice.service import Service
@@ -25,6 +25,9 @@ from sidecar.wire.blocks import BlockMemo
 
 # A client has its preface and SETTINGS ready when it connects; ten seconds allow for a machine that swaps.
 HANDSHAKE_TIMEOUT: Final = 10.0
+# For a frame or header block from its first octet to its last. Peers write them whole; this allows for a network
+# that loses packets for a while.
+INCOMPLETE_TIMEOUT: Final = 30.0
 # A client answers the PING of a graceful GOAWAY in a round trip; one that does not is told all the same.
 DRAIN_GRACE: Final = 1.0
 
@@ -36,6 +39,9 @@ class Engine:
         self.services: dict[ServicePort, Service] = {}
         self.downstreams: dict[Downstream, None] = {}
         self.draining: bool = False
+        # Whether the timer is under way: one does for all connections.
+        self._handshakes_timed: bool = False
+        self._incomplete_timed: bool = False
 
     @property
     def totals(self) -> Totals:
@@ -64,13 +70,16 @@ class Engine:
         context = self._context
         context.now = now
         service = self.service(key)
-        downstream = Downstream(context.memo, context.touched, service)
+        downstream = Downstream(context, service)
         downstream.now = now
         context.totals.downstreams_accepted += 1
         service.downstreams += 1
         self.downstreams[downstream] = None
         downstream.touch()
-        context.after(HANDSHAKE_TIMEOUT, _HandshakeOver(downstream))
+        if not self._handshakes_timed:
+            self._handshakes_timed = True
+            context.after(HANDSHAKE_TIMEOUT, _HandshakesOver(self))
+        context.handshakes[downstream] = now + HANDSHAKE_TIMEOUT
         service.connect()
         if self.draining:
             # An application on its way out may still have a last call to make; it is told at once not to stay.
@@ -86,9 +95,15 @@ class Engine:
         upstream.touch()
 
     def received(self, peer: Peer, data: bytes, now: float) -> None:
-        self._context.now = now
+        context = self._context
+        context.now = now
         peer.feed(data, now)
         peer.touch()
+        incomplete = peer.incomplete()
+        if incomplete != peer.incomplete_counted:
+            self._count_incomplete(peer, incomplete)
+        if context.held > MAX_HELD_IN_ALL:
+            self._relieve()
 
     def socket_state(self, peer: Peer, unsent: i64, now: float) -> None:
         """After a write: how many octets the socket has not taken yet."""
@@ -101,6 +116,8 @@ class Engine:
         self._context.now = now
         peer.gone = True
         peer.finished = True
+        peer.settle_unsent()
+        self._count_incomplete(peer, 0)
         if isinstance(peer, Upstream):
             totals = self._context.totals.upstream_errors
             peer.abandon(why)
@@ -113,6 +130,85 @@ class Engine:
             peer.abandon()
         if peer.error_code:
             totals[peer.error_code] = totals.get(peer.error_code, 0) + 1
+
+    # --- what all connections together may keep --------------------------------------------------
+
+    def _peers(self) -> list[Peer]:
+        found: list[Peer] = list(self.downstreams)
+        for service in self.services.values():
+            for backend in [*service.backends.values(), *service.retiring]:
+                found += backend.upstreams
+        return found
+
+    def _relieve(self) -> None:
+        """Too much is held: end the connections that make us hold most."""
+        while self._context.held > MAX_HELD_IN_ALL:
+            heaviest: Peer | None = None
+            for peer in self._peers():
+                if not peer.finished and (heaviest is None or peer.weight() > heaviest.weight()):
+                    heaviest = peer
+            if heaviest is None:
+                return
+            heaviest.give_up(f"most of over {MAX_HELD_IN_ALL} octets held in all")
+
+    def _count_incomplete(self, peer: Peer, octets: i64) -> None:
+        context = self._context
+        if not self._incomplete_timed:
+            self._incomplete_timed = True
+            context.after(INCOMPLETE_TIMEOUT, _IncompleteOver(self))
+        context.incomplete += octets - peer.incomplete_counted
+        peer.incomplete_counted = octets
+        while context.incomplete > MAX_INCOMPLETE_IN_ALL:
+            oldest: Peer | None = None
+            for each in self._peers():
+                if each.incomplete_counted > 0 and (
+                    oldest is None or each.incomplete_since < oldest.incomplete_since
+                ):
+                    oldest = each
+            if oldest is None:
+                return
+            self._end_incomplete(
+                oldest, f"the oldest of over {MAX_INCOMPLETE_IN_ALL} octets of what is not complete"
+            )
+
+    def _end_incomplete(self, peer: Peer, why: str) -> None:
+        self._context.incomplete -= peer.incomplete_counted
+        peer.incomplete_counted = 0
+        peer.fail(frames.ENHANCE_YOUR_CALM, why)
+        peer.touch()
+
+    def incomplete_over(self) -> None:
+        """End what has been incomplete for too long; look again when the next can be."""
+        now = self._context.now
+        next_at = 0.0
+        for peer in self._peers():
+            if peer.incomplete_counted == 0:
+                continue
+            until = peer.incomplete_since + INCOMPLETE_TIMEOUT
+            if until <= now:
+                why = f"a frame or header block not complete within {INCOMPLETE_TIMEOUT:g} s"
+                self._end_incomplete(peer, why)
+            elif next_at == 0.0 or until < next_at:
+                next_at = until
+        self._incomplete_timed = next_at > 0.0
+        if self._incomplete_timed:
+            self._context.after(next_at - now, _IncompleteOver(self))
+
+    def handshakes_over(self) -> None:
+        """End the connections of clients that have not said SETTINGS in time."""
+        handshakes = self._context.handshakes
+        self._handshakes_timed = False
+        while handshakes:
+            downstream = next(iter(handshakes))
+            until = handshakes[downstream]
+            if until > self._context.now:
+                self._handshakes_timed = True
+                self._context.after(until - self._context.now, _HandshakesOver(self))
+                return
+            del handshakes[downstream]
+            if not downstream.finished:
+                downstream.fail(frames.SETTINGS_TIMEOUT, f"no SETTINGS within {HANDSHAKE_TIMEOUT:g} s")
+                downstream.touch()
 
     # --- what the caller is to do ----------------------------------------------------------------
 
@@ -156,11 +252,18 @@ class Engine:
         held: i64 = 0
         for downstream in self.downstreams:
             held += downstream.held_for + downstream.held_back
-        for service in self.services.values():
-            for backend in [*service.backends.values(), *service.retiring]:
-                for upstream in backend.upstreams:
-                    held += upstream.held_for
         return held
+
+    def kept(self) -> dict[str, int]:
+        """What the bounds over all connections count (`context`), now."""
+        context = self._context
+        return {
+            "streams": context.streams,
+            "held": context.held,
+            "blocks": context.blocks_held,
+            "replay": context.replay_held,
+            "incomplete": context.incomplete,
+        }
 
     def open_streams(self) -> int:
         """Streams not yet over on the clients' side."""
@@ -168,16 +271,23 @@ class Engine:
 
 
 @final
-class _HandshakeOver(Timer):
-    def __init__(self, downstream: Downstream) -> None:
+class _HandshakesOver(Timer):
+    def __init__(self, engine: Engine) -> None:
         super().__init__()
-        self._downstream = downstream
+        self._engine = engine
 
     def fire(self) -> None:
-        downstream = self._downstream
-        if not downstream.peer_ready and not downstream.finished:
-            downstream.fail(frames.SETTINGS_TIMEOUT, f"no SETTINGS within {HANDSHAKE_TIMEOUT:g} s")
-            downstream.touch()
+        self._engine.handshakes_over()
+
+
+@final
+class _IncompleteOver(Timer):
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self._engine = engine
+
+    def fire(self) -> None:
+        self._engine.incomplete_over()
 
 
 @final

@@ -6,24 +6,34 @@ of a stream is its request, for an Upstream its response.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mypy_extensions import i64
 
 from sidecar.splice import states
-from sidecar.splice.stream import LEND_LIMIT, REPLAY_LIMIT, Half, Stream
+from sidecar.splice.context import MAX_HELD_IN_ALL, MAX_REPLAY_IN_ALL
+from sidecar.splice.stream import LEND_LIMIT, REPLAY_LIMIT, Half, Stream, join
 from sidecar.splice.streamtable import StreamTable
 from sidecar.wire import frames
-from sidecar.wire.blocks import BlockMemo
 from sidecar.wire.connection import CONNECTION_WINDOW, MAX_UNREAD_OUTPUT, Connection, ConnectionFault
+
+if TYPE_CHECKING:
+    from sidecar.splice.context import Context
 
 # DATA goes into the output while less than this waits for the socket; the rest is held by stream, where a
 # reset can still take it back and other streams can overtake it.
 OUTPUT_HIGH: Final[i64] = 262_144
-# Credit beyond first windows lent at once on one peer's word: 21 streams at LEND_LIMIT, or many at less.
-MAX_LENT_FOR: Final[i64] = 4_194_304
-# DATA held for one peer that does not take it: a thousand streams with their first window. Then it is given up.
-MAX_HELD_FOR: Final[i64] = 67_108_864
+# Credit beyond first windows lent at once on one peer's word: 10 streams at LEND_LIMIT, or many at less.
+MAX_LENT_FOR: Final[i64] = 2_097_152
+# DATA held for one peer that does not take it: 500 streams with their first window. Then it is given up.
+MAX_HELD_FOR: Final[i64] = 33_554_432
+# Unread output with which no more answers' header blocks or trailers are added: their streams are reset instead, so
+# that what one backend sends without end (or blows up by HPACK) does not end a client's whole connection.
+MAX_BLOCKS_UNREAD: Final[i64] = 2_097_152
+# Header blocks of one client's unanswered requests: 64 calls with 64 KiB of metadata each, thousands with less.
+MAX_BLOCKS_FROM: Final[i64] = 4_194_304
+# Copies of one client's request bodies; one beyond this cannot be sent again, and that is all.
+MAX_REPLAY_FROM: Final[i64] = 2_097_152
 # Streams reset by us whose late frames are ignored, and streams the peer reset: the newest so many.
 MAX_TOMBSTONES: Final = 1024
 
@@ -32,16 +42,20 @@ RESET_BY_PEER: Final = 2
 
 
 class Peer(Connection):
-    def __init__(self, memo: BlockMemo, touched: list[Peer], is_server: bool, max_streams: i64) -> None:
-        super().__init__(memo, is_server, max_streams)
+    def __init__(self, context: Context, is_server: bool, max_streams: i64) -> None:
+        super().__init__(context.memo, is_server, max_streams)
+        self.context: Final = context
         self.streams: Final = StreamTable(is_server)
         self.unsent: i64 = 0  # octets the socket has not taken, kept by the caller
         self.draining: bool = False
         self.gone: bool = False  # the socket is closed or is to be closed at once: write nothing more
-        self._touched = touched
+        self._touched = context.touched
         self._is_touched: bool = False
         self.held_for: i64 = 0  # octets of DATA held here for this peer
         self.lent_for: i64 = 0  # credit beyond a stream's first window lent on this peer's word
+        self.blocks_from: i64 = 0  # octets of its unanswered requests' header blocks
+        self.replay_from: i64 = 0  # octets of its requests' bodies kept to be sent again
+        self.incomplete_counted: i64 = 0  # of `incomplete`, in the context's sum
         self._waiting: dict[Stream, None] = {}  # with something held that may not be written yet, in turn
         self._tombstones: dict[int, int] = {}
         self._forgotten: i64 = 0  # the highest stream whose tombstone had to make room
@@ -132,14 +146,20 @@ class Peer(Connection):
 
     def end_received(self, stream: Stream, half: Half, trailers: bytes) -> None:
         """The source ends its half with trailers."""
+        sink = half.sink
+        if sink is not None and sink.flooded():
+            stream.service.shed(stream)
+            return
         half.state = states.next_half(half.state, states.END)
         half.trailers = trailers
-        sink = half.sink
         if half.lent > 0 and sink is not None:
             sink.settle_lent(half)
         if sink is not None and half.held is None:
             sink.pass_end(stream, half)
         else:
+            size: i64 = len(trailers)
+            half.held_size += size
+            self._count_held(half, size)
             stream.service.half_done(stream)
 
     # --- DATA across -----------------------------------------------------------------------------
@@ -149,35 +169,53 @@ class Peer(Connection):
         if (
             sink is not None
             and half.held is None
-            and size <= half.sink_window
-            and size <= sink.send_window
-            and sink.unsent < OUTPUT_HIGH
+            and (
+                size == 0  # an END_STREAM alone needs no window (section 6.9.1), and no room to speak of
+                or (
+                    size <= half.sink_window
+                    and size <= sink.send_window
+                    and sink.unsent < OUTPUT_HIGH
+                    and sink.output_size() < OUTPUT_HIGH
+                )
+            )
         ):
             sink.pass_data(stream, half, payload, size)
             return
-        if half.held is None:
-            half.held = []
-        half.held.append(payload)
-        half.held_size += size
+        half.hold(payload, size)
+        self._count_held(half, size)
         if sink is None:
-            self.held_back += size
             return
-        sink.held_for += size
-        if sink.held_for > MAX_HELD_FOR:
+        if sink.held_for > MAX_HELD_FOR and sink.is_server:
             sink.give_up(f"over {MAX_HELD_FOR} octets of DATA unread")
             return
         sink.pump(stream, half)
+
+    def _count_held(self, half: Half, size: i64) -> None:
+        """So much more of this peer's, the source's, is held.
+
+        Of a client it counts as not read, so that its connection's window bounds it (CONNECTION_WINDOW). A backend's
+        window is for all clients, and none of them may close it; there the bound is the sink's, MAX_HELD_FOR.
+        """
+        self.context.held += size
+        if self.is_server:
+            self.held_back += size
+        if half.sink is not None:
+            half.sink.held_for += size
+
+    def _count_taken(self, half: Half, size: i64) -> None:
+        """So much less is held for this peer, the sink."""
+        half.held_size -= size
+        self.held_for -= size
+        self.context.held -= size
+        if half.source is not None:
+            half.source.released(size)
 
     def pass_data(self, stream: Stream, half: Half, payload: bytes, size: i64) -> None:
         """Write to this peer what both of its windows allow; with the half's end if this is the last of it."""
         half.sink_window -= size
         self.send_window -= size
         if half.replay is not None:
-            if half.replay_size + size <= REPLAY_LIMIT:
-                half.replay.append(payload)
-                half.replay_size += size
-            else:
-                half.replay = None
+            self._keep_copy(half, half.replay, payload, size)
         last = half.state == states.ENDED and half.held is None and half.trailers is None
         self.write_data(half.sink_id, payload, last)
         self.touch()
@@ -185,9 +223,27 @@ class Peer(Connection):
             half.state = states.next_half(half.state, states.PASS)
             stream.service.half_done(stream)
 
+    def _keep_copy(self, half: Half, replay: list[bytes], payload: bytes, size: i64) -> None:
+        """The request may have to be sent again, as long as there is room for a copy."""
+        source = half.source
+        if (
+            source is None
+            or half.replay_size + size > REPLAY_LIMIT
+            or source.replay_from + size > MAX_REPLAY_FROM
+            or self.context.replay_held + size > MAX_REPLAY_IN_ALL
+        ):
+            drop_copy(half)
+            return
+        join(replay, payload, size)
+        half.replay_size += size
+        source.replay_from += size
+        self.context.replay_held += size
+
     def pass_end(self, stream: Stream, half: Half) -> None:
         """Nothing is held any more and the source has ended: say so to this peer."""
         trailers = half.trailers
+        if half.held_size > 0:  # the trailers
+            self._count_taken(half, half.held_size)
         if trailers is not None:
             self.write_headers(half.sink_id, trailers, True)
         else:
@@ -203,20 +259,21 @@ class Peer(Connection):
         self._wait_turn(stream, half)
 
     def pump_all(self) -> None:
-        """The connection may write again: a frame for each stream in turn, until it may not."""
-        progress = True
-        while progress and self._waiting:
-            progress = False
-            for stream in list(self._waiting):
-                if stream not in self._waiting:
-                    continue
-                half = self.outbound(stream)
-                if self._pump_one(stream, half):
-                    progress = True
-                    self._waiting.pop(stream, None)  # behind those that got nothing
-                    self._wait_turn(stream, half)
-                elif half.held is None or half.sink_window <= 0:
-                    self._waiting.pop(stream, None)
+        """The connection may write again: a frame for each stream in turn, until it may not.
+
+        Costs as much as it writes, however many streams wait.
+        """
+        while (
+            self._waiting
+            and self.send_window > 0
+            and self.unsent < OUTPUT_HIGH
+            and self.output_size() < OUTPUT_HIGH
+        ):
+            stream = next(iter(self._waiting))
+            half = self.outbound(stream)
+            self._pump_one(stream, half)
+            self._waiting.pop(stream, None)  # behind those that got nothing
+            self._wait_turn(stream, half)
 
     def _wait_turn(self, stream: Stream, half: Half) -> None:
         # A half whose own window is closed is woken by its WINDOW_UPDATE, not by the connection's.
@@ -226,14 +283,14 @@ class Peer(Connection):
     def _pump_one(self, stream: Stream, half: Half) -> bool:
         """Write one held piece, or as much of it as credit allows. False: nothing could be written."""
         held = half.held
-        if held is None or self.unsent >= OUTPUT_HIGH or self.output_size() >= OUTPUT_HIGH:
+        if held is None:
             return False
         payload = held[0]
         size: i64 = len(payload)
         room = half.sink_window
         if self.send_window < room:
             room = self.send_window
-        if size > 0 and room <= 0:
+        if size > 0 and (room <= 0 or self.unsent >= OUTPUT_HIGH or self.output_size() >= OUTPUT_HIGH):
             return False
         if size > room and size > 0:
             held[0] = payload[room:]
@@ -243,8 +300,7 @@ class Peer(Connection):
             del held[0]
             if not held:
                 half.held = None
-        half.held_size -= size
-        self.held_for -= size
+        self._count_taken(half, size)
         if half.lent > 0 and half.state == states.ENDED:
             self.settle_lent(half)
         self.pass_data(stream, half, payload, size)
@@ -289,7 +345,9 @@ class Peer(Connection):
     def lendable(self) -> i64:
         """Credit beyond first windows that may still be lent on this peer's word."""
         room = MAX_LENT_FOR - self.lent_for
-        return room if room > 0 and self.unsent < OUTPUT_HIGH else 0
+        if room <= 0 or self.unsent >= OUTPUT_HIGH or self.context.held > MAX_HELD_IN_ALL // 2:
+            return 0
+        return room
 
     def settle_lent(self, half: Half) -> None:
         """The half's source has ended: of what was lent on this peer's word only what is held still counts."""
@@ -301,20 +359,19 @@ class Peer(Connection):
     def drop_outbound(self, stream: Stream, half: Half) -> None:
         """The half is over: what is held for this peer, its sink, goes nowhere."""
         self._waiting.pop(stream, None)
-        self.held_for -= half.held_size
+        self._count_taken(half, half.held_size)
         self.lent_for -= half.lent
         half.lent = 0
         half.discard()
 
     def adopt_outbound(self, half: Half) -> None:
         """This peer becomes the half's sink; what was held for nobody yet is now held for it."""
-        source = half.source
-        if source is not None:
-            source.released(half.held_size)
         self.held_for += half.held_size
 
     def released(self, size: i64) -> None:
-        """Octets of this peer's are no longer held back for want of a sink."""
+        """Octets of this peer's are no longer held: they have been passed on, or go nowhere."""
+        if not self.is_server:
+            return
         self.held_back -= size
         if size and self.receive_window < CONNECTION_WINDOW // 2 and not self.gone:
             self.replenish()
@@ -360,6 +417,7 @@ class Peer(Connection):
 
     def socket_state(self, unsent: i64) -> None:
         """How much of the output waits for the socket. A peer that makes us speak and does not listen is cut off."""
+        self.context.held += unsent - self.unsent
         self.unsent = unsent
         if unsent > MAX_UNREAD_OUTPUT:
             self.give_up(f"over {MAX_UNREAD_OUTPUT} octets of output unread")
@@ -370,7 +428,24 @@ class Peer(Connection):
         """The peer does not read: end the connection without waiting for it."""
         self.fail(frames.ENHANCE_YOUR_CALM, why)
         self.gone = True
+        self.settle_unsent()
         self.touch()
+
+    def settle_unsent(self) -> None:
+        """The socket is closed: what it had not taken goes nowhere."""
+        self.context.held -= self.unsent
+        self.unsent = 0
+
+    def weight(self) -> i64:
+        """Octets kept on this peer's account: what it does not read, and what it has sent that nobody reads.
+
+        A backend answers only for its socket; what is held for it is the clients' doing.
+        """
+        return self.held_for + self.held_back + self.unsent if self.is_server else self.unsent
+
+    def flooded(self) -> bool:
+        """So much waits for this peer's socket that no more header blocks are to be added."""
+        return self.unsent + self.output_size() > MAX_BLOCKS_UNREAD
 
     def has_waiting(self) -> bool:
         """Whether something is held only until the socket takes more: `socket_state` is wanted."""
@@ -390,3 +465,34 @@ class Peer(Connection):
     def stream_reset(self, stream: Stream, code: i64) -> None:
         """The peer has ended one of its streams."""
         raise NotImplementedError
+
+
+def keep_block(stream: Stream, peer: Peer) -> None:
+    """Count the header block of a client's new stream; `drop_request` gives it back."""
+    block = stream.block
+    if block is not None:
+        size: i64 = len(block)
+        peer.blocks_from += size
+        peer.context.blocks_held += size
+
+
+def drop_request(stream: Stream) -> None:
+    """The stream will not be sent again, or is over: keep its request no longer."""
+    block = stream.block
+    source = stream.request.source
+    if block is not None and source is not None:
+        stream.block = None
+        size: i64 = len(block)
+        source.blocks_from -= size
+        source.context.blocks_held -= size
+    drop_copy(stream.request)
+
+
+def drop_copy(half: Half) -> None:
+    """Of a request's body."""
+    source = half.source
+    if half.replay is not None and source is not None:
+        half.replay = None
+        source.replay_from -= half.replay_size
+        source.context.replay_held -= half.replay_size
+        half.replay_size = 0

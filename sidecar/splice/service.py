@@ -11,6 +11,7 @@ from sidecar.balance.picker import SHARED_METHOD, LeastOpenStreams
 from sidecar.splice import replies, states
 from sidecar.splice.backend import Backend
 from sidecar.splice.context import Context, Timer
+from sidecar.splice.peer import drop_copy, drop_request
 from sidecar.splice.stats import StreamStats
 from sidecar.splice.stream import Stream
 from sidecar.wire import frames
@@ -108,7 +109,7 @@ class Service:
 
     def open(self, stream: Stream) -> None:
         """Give a new stream, or one that was not begun, to the endpoint that should have it."""
-        slot = self._balancer.pick(stream.block.path if stream.block.is_grpc else SHARED_METHOD)
+        slot = self._balancer.pick(stream.path if stream.is_grpc else SHARED_METHOD)
         if slot is None:
             self._wait(stream)
             return
@@ -224,9 +225,17 @@ class Service:
             up.forget(stream)
         self.half_done(stream)
 
+    def shed(self, stream: Stream) -> None:
+        """One of its two sides does not read what comes: end this stream rather than the side's whole connection."""
+        down = stream.down
+        if down is not None:
+            down.reset(stream.down_id, frames.ENHANCE_YOUR_CALM)
+        self.cancelled(stream, frames.CANCEL)
+
     def _break_request(self, stream: Stream) -> None:
         request = stream.request
         request.state = states.next_half(request.state, states.BREAK)
+        drop_request(stream)
         sink = request.sink
         if sink is not None:
             sink.drop_outbound(stream, request)
@@ -235,6 +244,7 @@ class Service:
             source = request.source
             if source is not None:
                 source.released(request.held_size)
+            self._context.held -= request.held_size
             request.discard()
         self.waiting.pop(stream, None)
         if stream.backend is not None:
@@ -283,7 +293,7 @@ class Service:
         stream.up = None
         self._release(stream)
         stream.refusals += 1
-        if request.replay is None or stream.refusals > MAX_REFUSALS:
+        if request.replay is None or stream.block is None or stream.refusals > MAX_REFUSALS:
             self._reset_down(stream, frames.REFUSED_STREAM)
             return
         self._context.totals.retried += 1
@@ -308,21 +318,21 @@ class Service:
         replay = request.replay
         stream.advance(states.REFUSE)
         request.state = states.next_half(request.state, states.REWIND)
-        held = request.held or []
-        held_size = request.held_size
+        pieces = (replay or []) + (request.held or [])
         trailers = request.trailers
+        drop_copy(request)
         sink = request.sink
         if sink is not None:
             sink.drop_outbound(stream, request)
             request.sink = None
-        if replay or held:
-            request.held = (replay or []) + held
-            request.held_size = held_size + request.replay_size
-            if request.source is not None:
-                request.source.held_back += request.held_size
+        if pieces:
+            request.held = pieces
         request.trailers = trailers
         request.replay = []
-        request.replay_size = 0
+        request.held_size = sum(map(len, pieces)) + (len(trailers) if trailers is not None else 0)
+        self._context.held += request.held_size
+        if request.source is not None:
+            request.source.held_back += request.held_size
 
     def broken(self, stream: Stream, why: str) -> None:
         """The backend's connection is lost or it broke a rule; the stream is off its connection already."""
@@ -348,7 +358,7 @@ class Service:
             self.half_done(stream)
             return
         if stream.phase == states.ANSWERED:
-            if not stream.block.is_grpc:
+            if not stream.is_grpc:
                 self._reset_down(stream, frames.INTERNAL_ERROR)
                 return
             half.state = states.next_half(half.state, states.END)
@@ -358,7 +368,7 @@ class Service:
             return
         stream.advance(states.ANSWER)
         half.state = states.next_half(half.state, states.END)
-        if stream.block.is_grpc:
+        if stream.is_grpc:
             down.write_headers(stream.down_id, replies.trailers_only(status, message), True)
         else:
             self._answer_http(stream, status, message)

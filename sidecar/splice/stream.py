@@ -27,6 +27,8 @@ REPLAY_LIMIT: Final[i64] = frames.DEFAULT_WINDOW
 # The most credit a sender is lent ahead of its receiver's reading: what a stalled stream can leave here.
 # At 1 ms from pod to pod it still carries 256 MB a second a stream.
 LEND_LIMIT: Final[i64] = 262_144
+# Held and copied pieces this short are joined: a piece costs some 60 octets beside its own.
+JOIN_BELOW: Final[i64] = 4096
 # A short call never sinks its credit so far and so never costs a WINDOW_UPDATE.
 FIRST_LEND_BELOW: Final[i64] = 32_768
 
@@ -53,11 +55,29 @@ class Half:
         self.replay_size: i64 = 0
         self.content_length: i64 = -1  # still to come; -1: not declared
 
+    def hold(self, payload: bytes, size: i64) -> None:
+        """Keep a piece behind those that are held already."""
+        if self.held is None:
+            self.held = [payload]
+        else:
+            join(self.held, payload, size)
+        self.held_size += size
+
     def discard(self) -> None:
         self.held = None
         self.held_size = 0
         self.trailers = None
-        self.replay = None
+
+
+def join(pieces: list[bytes], payload: bytes, size: i64) -> None:
+    """Put a piece behind others, as one with the last if both are short."""
+    if pieces:
+        last: i64 = len(pieces[-1])
+        if last + size <= JOIN_BELOW:
+            pieces[-1] = pieces[-1] + payload
+            return
+    if size > 0:
+        pieces.append(payload)
 
 
 @final
@@ -66,7 +86,9 @@ class Stream:
 
     def __init__(self, service: Service, down: Downstream, down_id: i64, block: Block, now: float) -> None:
         self.service: Final = service
-        self.block: Final = block
+        self.path: Final = block.path
+        self.is_grpc: Final = block.is_grpc
+        self.block: bytes | None = block.raw  # kept until the answer comes: it may be sent again
         self.phase: i64 = states.QUEUED
         self.down: Downstream | None = down  # None: over on the client's side
         self.down_id: Final = down_id

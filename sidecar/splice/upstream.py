@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final, final
 from mypy_extensions import i64
 
 from sidecar.splice import states
-from sidecar.splice.peer import RESET_BY_US, Peer
+from sidecar.splice.context import Context
+from sidecar.splice.peer import RESET_BY_US, Peer, drop_request
 from sidecar.splice.stream import Stream
 from sidecar.wire import frames
-from sidecar.wire.blocks import Block, BlockMemo
+from sidecar.wire.blocks import Block
 from sidecar.wire.budget import Budget
 from sidecar.wire.connection import ConnectionFault
 
@@ -27,19 +28,23 @@ FAULTS_PER_SECOND: Final = 10.0
 # RST_STREAM from a backend: refusing or cancelling is its right, a flood of it is not. Answered streams earn back.
 RESETS: Final[i64] = 10_000
 RESETS_PER_SECOND: Final = 1000.0
+# Output of ours that a backend has not read: with more, new streams go to other connections or wait. Header blocks
+# are not flow-controlled; without this a burst of large ones would run into MAX_UNREAD_OUTPUT.
+MAX_REQUESTS_UNREAD: Final[i64] = 1_048_576
 
 
 @final
 class Upstream(Peer):
-    def __init__(self, memo: BlockMemo, touched: list[Peer], backend: Backend) -> None:
-        super().__init__(memo, touched, False, 0)
+    def __init__(self, context: Context, backend: Backend) -> None:
+        super().__init__(context, False, 0)
         self.backend: Final = backend
         self.connected: bool = False
         self.ready_at: float = -1.0  # when its SETTINGS came; -1: not yet
         self.next_id: i64 = FIRST_STREAM
+        self.room_wanted: bool = False  # streams were turned away because it is congested
         self._last_taken: i64 = frames.MAX_STREAM_ID  # of the backend's latest GOAWAY
-        self._faults = Budget(FAULTS, FAULTS_PER_SECOND)
-        self._resets = Budget(RESETS, RESETS_PER_SECOND)
+        self._faults = Budget(FAULTS, FAULTS_PER_SECOND, FAULTS)
+        self._resets = Budget(RESETS, RESETS_PER_SECOND, RESETS)
 
     def is_idle(self, stream_id: i64) -> bool:
         return stream_id & 1 == 0 or stream_id >= self.next_id
@@ -52,7 +57,22 @@ class Upstream(Peer):
             and not self.finished
             and not self.gone
             and self.streams.count() < self.peer_max_streams
+            and not self.congested()
         )
+
+    def congested(self) -> bool:
+        """The backend does not read what it has been sent: no more requests until it does."""
+        return self.unsent + self.output_size() > MAX_REQUESTS_UNREAD
+
+    def socket_state(self, unsent: i64) -> None:
+        """Once the socket has taken what it was behind with, there is room for streams again."""
+        super().socket_state(unsent)
+        if self.room_wanted and not self.congested():
+            self.room_wanted = False
+            self.backend.room_again(self)
+
+    def has_waiting(self) -> bool:
+        return self.room_wanted or super().has_waiting()
 
     def send(self, stream: Stream) -> None:
         """Open the stream here: its header block goes out, and what is held of its request as credit allows."""
@@ -76,7 +96,9 @@ class Upstream(Peer):
         response.source_id = stream_id
         response.source_window = frames.DEFAULT_WINDOW
         ends = request.state == states.ENDED and request.held is None and request.trailers is None
-        self.write_headers(stream_id, stream.block.raw, ends)
+        block = stream.block
+        assert block is not None  # it is not answered yet
+        self.write_headers(stream_id, block, ends)
         self.touch()
         if ends:
             request.state = states.next_half(request.state, states.PASS)
@@ -114,6 +136,9 @@ class Upstream(Peer):
         if fault:
             self.stream_fault(stream_id, frames.PROTOCOL_ERROR, fault)
             return
+        if half.sink is not None and half.sink.flooded():
+            self.backend.service.shed(stream)
+            return
         if block.grpc_status >= 0:
             stream.grpc_status = block.grpc_status
         if stream.phase == states.ANSWERED:
@@ -127,7 +152,7 @@ class Upstream(Peer):
             self._pass_block(stream, block, False)
         else:
             stream.advance(states.ANSWER)
-            stream.request.replay = None
+            drop_request(stream)
             # Against HEAD the length is of a body that does not come; its END_STREAM is on the headers.
             half.content_length = -1 if end_stream else block.content_length
             if end_stream:

@@ -9,20 +9,21 @@ from mypy_extensions import i64
 
 @final
 class Budget:
-    """Starts full at `most`; refills by `per_second`."""
+    """Starts at `full`; time refills it to that by `per_second`; what is useful may fill it up to `most`."""
 
-    def __init__(self, most: i64, per_second: float) -> None:
+    def __init__(self, full: i64, per_second: float, most: i64) -> None:
+        self._full: float = float(full)
         self._most: float = float(most)
         self._per_second = per_second
-        self._level: float = float(most)
+        self._level: float = float(full)
         self._at: float = -1.0
 
     def spend(self, now: float) -> bool:
         """Take one. False: there is none left."""
-        if self._at >= 0.0 and now > self._at:
+        if self._at >= 0.0 and now > self._at and self._level < self._full:
             self._level += (now - self._at) * self._per_second
-            if self._level > self._most:
-                self._level = self._most
+            if self._level > self._full:
+                self._level = self._full
         self._at = now
         if self._level < 1.0:
             return False

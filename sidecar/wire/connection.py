@@ -32,6 +32,13 @@ CONNECTION_WINDOW: Final[i64] = 16_777_216
 # in either direction earn them back, so only a peer that does little else ever runs out.
 NUISANCE_BUDGET: Final[i64] = 1000
 NUISANCE_PER_SECOND: Final = 100.0
+# What may be earned ahead: four frames for each of 5,000 streams, for some servers open the window of every stream
+# that is sent to them, and a burst of requests is answered by a burst of that.
+NUISANCE_MOST: Final[i64] = 20_000
+# SETTINGS and GOAWAY are looked at with every open stream, so nothing earns them. A peer that measures its bandwidth
+# changes its window a dozen times.
+SETTINGS_BUDGET: Final[i64] = 100
+SETTINGS_PER_SECOND: Final = 10.0
 # WINDOW_UPDATEs of this much or more, for octets we did send, are no nuisance: receivers give back what they
 # read in steps of 1 KiB and up.
 SMALL_CREDIT: Final[i64] = 1024
@@ -74,12 +81,14 @@ class Connection:
         self.peer_max_streams: i64 = frames.MAX_STREAM_ID  # unlimited until said, section 6.5.2
         self.send_window: i64 = frames.DEFAULT_WINDOW
         self.receive_window: i64 = CONNECTION_WINDOW
-        self.held_back: i64 = 0  # octets of the peer's DATA that have nowhere to go yet
+        self.held_back: i64 = 0  # octets of the peer's DATA that count as not read yet
         self.settings_acknowledged: bool = False
         self._credit_due: i64 = 0  # what honest WINDOW_UPDATEs may give back
-        self.nuisance = Budget(NUISANCE_BUDGET, NUISANCE_PER_SECOND)
+        self.nuisance = Budget(NUISANCE_BUDGET, NUISANCE_PER_SECOND, NUISANCE_MOST)
+        self._settings_budget = Budget(SETTINGS_BUDGET, SETTINGS_PER_SECOND, SETTINGS_BUDGET)
         self._headers = HeaderReader(memo)
         self._rest: bytes = b""
+        self.incomplete_since: float = 0.0  # while `incomplete`: since when
         self._preface_seen: bool = not is_server
         self._update_owed: bool = True  # a size update of 0 goes ahead of our first block
         # A header block under way.
@@ -146,7 +155,9 @@ class Connection:
         self.now = now
         if self.finished:
             return
+        begun = self._block_stream != 0
         if self._rest:
+            begun = True
             data = self._rest + data
         try:
             used = self._parse(data)
@@ -163,6 +174,8 @@ class Connection:
             self._rest = b""
         else:
             self._rest = data[used:]
+        if not begun or (used > 0 and self._block_stream == 0):
+            self.incomplete_since = now
         if self.receive_window < CONNECTION_WINDOW // 2:
             self.replenish()
 
@@ -176,6 +189,15 @@ class Connection:
         frames.write_goaway(self.out, self.last_peer_stream(), code, message.encode()[:128])
         self.finished = True
         self._rest = b""
+        self._block_stream = 0
+        self._block_parts = []
+
+    def incomplete(self) -> i64:
+        """Octets of a frame or header block that has begun and not ended, frame headers included."""
+        rest: i64 = len(self._rest)
+        if self._block_stream == 0:
+            return rest
+        return rest + self._block_size + self._block_frames * HEADER_LENGTH
 
     def last_peer_stream(self) -> i64:
         """The highest stream of the peer's that was or may be acted on, for GOAWAY."""
@@ -321,6 +343,7 @@ class Connection:
                 raise ConnectionFault(frames.PROTOCOL_ERROR, "GOAWAY on a stream")
             if length < 8:
                 raise ConnectionFault(frames.FRAME_SIZE_ERROR, f"GOAWAY of {length} octets")
+            self._count_settings("GOAWAY")
             last: i64 = i64(read_i32_be(data, body))
             self.goaway_received(last & 0x7FFFFFFF, _u32(data, body + 4), data[body + 8 : body + length])
         elif kind == frames.PRIORITY:
@@ -357,7 +380,7 @@ class Connection:
         self.window_opened()
 
     def _settings(self, data: bytes, body: i64, length: i64, flags: i64, stream_id: i64) -> None:
-        self._count_nuisance("SETTINGS")
+        self._count_settings("SETTINGS")
         if stream_id != 0:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "SETTINGS on a stream")
         if flags & frames.ACK:
@@ -369,11 +392,15 @@ class Connection:
             raise ConnectionFault(frames.FRAME_SIZE_ERROR, f"SETTINGS of {length} octets")
         # Ahead of anything the values set off: peers count by them from the acknowledgement on (section 6.5.3).
         frames.write_settings_ack(self.out)
+        before = self.peer_initial_window
         at = body
         while at < body + length:
             identifier: i64 = (i64(data[at]) << 8) | i64(data[at + 1])
             self._setting(identifier, _u32(data, at + 2))
             at += 6
+        # Once a frame, whatever it says in between: each change is a walk over all streams.
+        if self.peer_initial_window != before:
+            self.initial_window_changed(self.peer_initial_window - before)
         self.peer_ready = True
         self.settings_received()
 
@@ -381,10 +408,7 @@ class Connection:
         if identifier == frames.INITIAL_WINDOW_SIZE:
             if value > frames.MAX_WINDOW:
                 raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE over 2^31-1")
-            difference = value - self.peer_initial_window
             self.peer_initial_window = value
-            if difference != 0:
-                self.initial_window_changed(difference)
         elif identifier == frames.MAX_CONCURRENT_STREAMS:
             self.peer_max_streams = value
         elif identifier == frames.MAX_FRAME_SIZE:
@@ -403,6 +427,10 @@ class Connection:
             self.ping_acknowledged(payload)
         else:
             frames.write_ping(self.out, payload, True)
+
+    def _count_settings(self, what: str) -> None:
+        if not self._settings_budget.spend(self.now):
+            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too many " + what)
 
     def _count_nuisance(self, what: str) -> None:
         if not self.nuisance.spend(self.now):

@@ -604,6 +604,12 @@ class World:
         engine = self.engine
         assert engine.open_streams() == 0
         assert engine.held() == 0
+        unsent = sum(
+            len(party.unsent) for party in self.parties.values() if not party.closed and not party.left
+        )
+        kept = engine.kept()
+        assert kept["held"] == unsent
+        assert kept["streams"] == kept["blocks"] == kept["replay"] == 0
         for service in engine.services.values():
             assert service.queued() == 0
             assert not service.waiting
