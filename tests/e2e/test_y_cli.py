@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mesh
 import pytest
+from clusterkit import mesh
+from clusterkit.kube import COMMAND_SECONDS, ROOT, Cluster, Namespace, hack, without_proxy
+from clusterkit.things import annotated, client_pod
 from figures import Figures
-from kube import COMMAND_SECONDS, ROOT, Cluster, Namespace, hack, without_proxy
-from things import annotated, client_pod
 
 pytestmark = pytest.mark.e2e
 

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mesh
 import pytest
+from clusterkit import mesh
+from clusterkit.kube import ROOT, Cluster, Namespace, wait_for, without_proxy
 from figures import Figures
-from kube import ROOT, Cluster, Namespace, wait_for, without_proxy
 
 sys.path.insert(0, str(ROOT / "tests" / "readme"))
 from doc_commands import Block, commands
