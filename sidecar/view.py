@@ -130,6 +130,7 @@ class View:
             counters={
                 "retried_streams": int(totals.retried),
                 "upstreams_dialled": int(totals.upstreams_dialled),
+                "upstreams_stalled": int(totals.stalled),
             },
         )
 

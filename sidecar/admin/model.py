@@ -31,7 +31,7 @@ UNKNOWN: Final = 2
 NO_STATUS: Final = -1  # the stream ended without one: cancelled, reset, connection lost
 
 
-# Where the endpoints in use come from, best first (docs/adr/0004); the source's word for it.
+# Where the endpoints in use come from, best first (docs/adr/0005); the source's word for it.
 RUNGS: Final = ("live", "memory", "disk", "dns", "original", "none")
 
 

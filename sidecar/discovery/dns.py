@@ -2,7 +2,7 @@
 
 For a headless Service these are its pods', for any other its cluster IP: in both cases what the application
 would connect to without us, at the Service's own port. The wire format is dnspython's, imported at the first
-question: it costs 6 MB, and most sidecars never ask. Why TCP: docs/adr/0004.
+question: it costs 6 MB, and most sidecars never ask. Why TCP: docs/adr/0005.
 """
 
 from __future__ import annotations

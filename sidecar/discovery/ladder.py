@@ -5,7 +5,7 @@
 What a live source once told stays in force (memory). A port it has not told of within FALLBACK_SECONDS gets
 what a sidecar before this one left on disk. Failing that, the address that the application itself wanted, if
 it was captured, and otherwise those that DNS has: either is where its calls would go without us. The
-live source's word replaces everything, whenever it comes. docs/adr/0004 tells why in this order.
+live source's word replaces everything, whenever it comes. docs/adr/0005 tells why in this order.
 """
 
 from __future__ import annotations

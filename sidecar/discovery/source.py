@@ -10,7 +10,7 @@ from sidecar.balance.endpoints import ServicePort, Snapshot
 if TYPE_CHECKING:
     import ssl
 
-# The ladder: where the endpoints in use come from, best first (docs/adr/0004).
+# The ladder: where the endpoints in use come from, best first (docs/adr/0005).
 LIVE: Final = "live"  # a watch that is up
 MEMORY: Final = "memory"  # what the source last said; it is out of touch
 DISK: Final = "disk"  # what a sidecar before this one left in the pod's state volume

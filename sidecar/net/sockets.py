@@ -6,6 +6,7 @@ import contextlib
 import errno
 import socket
 import struct
+import sys
 from typing import Final, NamedTuple
 
 # Linux's SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST; the socket module does not name them.
@@ -20,6 +21,12 @@ KEEPALIVE_IDLE_S: Final = 10
 KEEPALIVE_INTERVAL_S: Final = 5
 KEEPALIVE_PROBES: Final = 3
 BACKLOG: Final = 1024
+
+
+# linux/tcp.h, struct tcp_info: as much of it as is read, and where things stand.
+_TCP_INFO_SIZE: Final = 28
+_TCP_INFO_RETRANSMITS: Final = 2
+_TCP_INFO_UNACKED: Final = 24
 
 
 class Destination(NamedTuple):
@@ -108,6 +115,22 @@ _REASONS: Final[dict[int, str]] = {
     errno.ENETUNREACH: "has no route to it",
     errno.EPIPE: "closed the connection",
 }
+
+
+def sent_again(sock: socket.socket) -> int:
+    """How often in a row what is in flight has timed out and was sent again; -1 if nothing is in flight.
+
+    Acknowledgements come from the other machine's kernel, at once, however slow the program there is. -1 also
+    where the kernel does not say.
+    """
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
+    except OSError:
+        return -1
+    unacked = info[_TCP_INFO_UNACKED:_TCP_INFO_SIZE]
+    if len(unacked) < 4 or not int.from_bytes(unacked, sys.byteorder):
+        return -1
+    return info[_TCP_INFO_RETRANSMITS]
 
 
 def original_destination(sock: socket.socket) -> Destination | None:

@@ -86,7 +86,7 @@ class Backend(Member):
         """Open a connection if there is none, or if none has room for what waits."""
         if self._dialling is not None or self._backing_off or self.retired:
             return
-        usable = [u for u in self.upstreams if not u.draining]
+        usable = [u for u in self.upstreams if not u.draining and not u.stalled]
         if usable and not self.pending:
             return
         if not self._may_dial(usable):
@@ -122,7 +122,7 @@ class Backend(Member):
             self.service.resumed(self)
 
     def connected(self) -> bool:
-        return any(u.peer_ready and not u.draining for u in self.upstreams)
+        return any(u.peer_ready and not u.draining and not u.stalled for u in self.upstreams)
 
     def _has_room(self) -> bool:
         return any(upstream.has_room() for upstream in self.upstreams)
@@ -150,6 +150,27 @@ class Backend(Member):
         if self.pending:
             self.dial_if_needed()
 
+    def stalled(self, upstream: Upstream, stalled: bool) -> None:
+        """Nobody acknowledges what is sent there (any more), or somebody does again.
+
+        A new connection tells whether it is the pod that is gone or only the way this one took; until it is up,
+        streams wait for it as for any dial, and then go elsewhere.
+        """
+        if upstream.stalled == stalled or upstream not in self.upstreams:
+            return
+        upstream.stalled = stalled
+        if self.retired:
+            return
+        if stalled:
+            self._context.totals.stalled += 1
+            self.last_error = "acknowledges nothing"
+            self.dial_if_needed()
+        elif self.connected():
+            self._impatient = False
+            self._backing_off = False
+            self._rotate()
+            self.room_again(upstream)
+
     def draining(self, upstream: Upstream) -> None:
         """The connection takes no more streams; those it has go on."""
         if upstream is self._dialling:
@@ -174,7 +195,8 @@ class Backend(Member):
         """Dial again, at once if the connection had served for a while, else after a wait."""
         self._full = False
         now = self._context.now
-        if upstream.ready_at >= 0.0 and now - upstream.ready_at >= SETTLED_AFTER:
+        served = upstream.ready_at >= 0.0 and now - upstream.ready_at >= SETTLED_AFTER
+        if served and not upstream.stalled:
             self._failures = 0
             self._rotate()
             self.dial_if_needed()

@@ -3,7 +3,8 @@
 Call order. After any call the caller, once a turn: connects each of `take_dials()` and reports `connected`
 or `lost`; writes `take_output()` of each of `take_touched()`, reports what the socket did not take with
 `socket_state`, and closes the socket once a `finished` connection has no output left (at once if it is
-`gone`). `tick` is due at `deadline()`. Nothing here raises for what a peer does.
+`gone`). `tick` is due at `deadline()`. Whoever can see a connection's packets tells `stalled`. Nothing here
+raises for what a peer does.
 """
 
 from __future__ import annotations
@@ -110,6 +111,11 @@ class Engine:
         self._context.now = now
         peer.now = now
         peer.socket_state(unsent)
+
+    def stalled(self, upstream: Upstream, stalled: bool, now: float) -> None:
+        """The other end's machine has stopped to acknowledge what we send, or has begun again."""
+        self._context.now = now
+        upstream.backend.stalled(upstream, stalled)
 
     def lost(self, peer: Peer, why: str, now: float) -> None:
         """The socket is closed, by either side, or could not be opened. Exactly once a connection."""

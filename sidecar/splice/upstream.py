@@ -40,6 +40,7 @@ class Upstream(Peer):
         self.backend: Final = backend
         self.connected: bool = False
         self.ready_at: float = -1.0  # when its SETTINGS came; -1: not yet
+        self.stalled: bool = False  # what we send is not even acknowledged: nothing new until it is
         self.next_id: i64 = FIRST_STREAM
         self.room_wanted: bool = False  # streams were turned away because it is congested
         self._last_taken: i64 = frames.MAX_STREAM_ID  # of the backend's latest GOAWAY
@@ -54,6 +55,7 @@ class Upstream(Peer):
         return (
             self.peer_ready
             and not self.draining
+            and not self.stalled
             and not self.finished
             and not self.gone
             and self.streams.count() < self.peer_max_streams
