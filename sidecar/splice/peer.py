@@ -335,9 +335,8 @@ class Peer(Connection):
         sink.lent_for += half.lent
         if grant <= 0:
             return
-        half.lend_below = (
-            limit + 1
-        ) // 2  # at least 1, or a sender without credit would never have any again
+        # At least 1, or a sender without credit would never have any again.
+        half.lend_below = (limit + 1) // 2
         half.source_window += grant
         frames.write_window_update(self.out, half.source_id, grant)
         self.touch()

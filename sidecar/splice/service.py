@@ -363,6 +363,7 @@ class Service:
                 return
             half.state = states.next_half(half.state, states.END)
             half.trailers = replies.trailers(status, message)
+            down.settle_lent(half)
             if half.held is None:
                 down.pass_end(stream, half)
             return

@@ -526,6 +526,18 @@ def test_what_a_lost_backend_had_answered_is_still_delivered() -> None:
     world.nothing_is_left()
 
 
+def test_credit_lent_to_a_backend_that_dies_in_mid_answer_is_taken_back() -> None:
+    """Found by the simulator: the client's connection counted it as lent for ever."""
+    world = ready(1)
+    client = world.client({INITIAL_WINDOW_SIZE: BIG})
+    client.sends(window(0, BIG))
+    _, backend = open_call(world, client)
+    backend.sends(data(1, bytes(60_000)))
+    assert backend.granted(1) > 60_000
+    backend.leaves()
+    world.nothing_is_left()
+
+
 def test_window_updates_on_ended_streams_are_ignored() -> None:
     """Section 5.1, closed: a receiver may still be granting."""
     world = ready(1)
