@@ -106,7 +106,8 @@ class Downstream(Peer):
             raise ConnectionFault(frames.STREAM_CLOSED, "HEADERS on a closed stream")
         half = stream.request
         if half.state != states.OPEN:
-            self.stream_fault(stream_id, frames.STREAM_CLOSED, "HEADERS after END_STREAM")
+            if half.state != states.RESET:
+                self.stream_fault(stream_id, frames.STREAM_CLOSED, "HEADERS after END_STREAM")
             return
         fault = block.trailers_fault()
         if not end_stream:

@@ -106,7 +106,8 @@ class Peer(Connection):
             return
         half = self.inbound(stream)
         if half.state != states.OPEN:
-            self.stream_fault(stream_id, frames.STREAM_CLOSED, "DATA after END_STREAM")
+            if half.state != states.RESET:  # nobody wants it any more, and the peer cannot know yet
+                self.stream_fault(stream_id, frames.STREAM_CLOSED, "DATA after END_STREAM")
             return
         if not self.is_server and stream.phase != states.ANSWERED:
             self.stream_fault(stream_id, frames.PROTOCOL_ERROR, "DATA before a response's headers")

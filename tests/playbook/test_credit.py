@@ -526,6 +526,28 @@ def test_what_a_lost_backend_had_answered_is_still_delivered() -> None:
     world.nothing_is_left()
 
 
+@pytest.mark.parametrize("ending", ["reset", "lost"])
+def test_a_request_nobody_wants_any_more_may_go_on_while_its_answer_is_held(ending: str) -> None:
+    """Section 8.1. The client cannot know yet. Found by the simulator: it was told STREAM_CLOSED."""
+    world = ready(1)
+    client = world.client({INITIAL_WINDOW_SIZE: 0})
+    client.sends(headers(1, POST), data(1, b"first"))
+    backend = world.backend(1)
+    backend.sends(headers(1, OK), data(1, b"answer"), headers(1, TRAILERS, end=True))
+    if ending == "reset":
+        backend.sends(rst(1, 0))
+    else:
+        backend.leaves()
+    client.receives(response(1, OK))
+    client.sends(data(1, b"second"))
+    client.sends(headers(1, (("x-trailer", "1"),), end=True))
+    client.receives_nothing()
+    client.sends(window(1, 100))
+    assert client.take()[:2] == [Data(1, b"answer"), response(1, TRAILERS, True)]
+    client.still_works()
+    world.nothing_is_left()
+
+
 def test_credit_lent_to_a_backend_that_dies_in_mid_answer_is_taken_back() -> None:
     """Found by the simulator: the client's connection counted it as lent for ever."""
     world = ready(1)
