@@ -12,7 +12,7 @@ PODS ?= 40
 export PODS
 
 .DEFAULT_GOAL := help
-.PHONY: help build lint test test-compiled test-interpreted demo demo-cluster e2e interop bench protos format clean
+.PHONY: help build lint test test-compiled test-interpreted demo demo-cluster e2e interop sim bench protos format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ interop: build ## The official gRPC interop cases and h2spec, with real stacks
 
 bench: build ## CPU, latency and memory beside HAProxy and Envoy (BENCH=--quick for a short run)
 	@$(PY) -m bench $(BENCH)
+
+sim: build ## 10,000 seeds of a whole cluster in virtual time (SIM='--seed 17' replays one)
+	@$(PY) tests/sim/run.py $(SIM)
 
 lint: build ## Formatting, lint and types
 	$(VENV)/bin/ruff format --check .
