@@ -1,0 +1,39 @@
+"""Whether the endpoints in use are those that there are: whenever nothing keeps them apart, and at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from simulator import oracle
+from simulator.clock import Violation
+from simulator.sidecar import Sidecar, port_of
+
+if TYPE_CHECKING:
+    from simulator.world import World
+
+# How often it is looked at while the plan goes on.
+EVERY = 0.25
+# From a write to the engine, with nothing in the way: some round trips to the API server, and a few more at the start.
+TOLD_WITHIN = 0.1
+
+
+def watch(world: World, until: float) -> None:
+    """Look again and again until then. Where the API server has had a fault, only the end counts."""
+    api = world.api
+    if world.clock.now >= until or api.faulty:
+        return
+    for sidecar in world.sidecars.values():
+        if sidecar.up and world.clock.now > max(api.written_at, sidecar.calm_since) + TOLD_WITHIN:
+            check(world, sidecar)
+    world.clock.after(EVERY, lambda: watch(world, until))
+
+
+def check(world: World, sidecar: Sidecar) -> None:
+    """Raises Violation."""
+    for name in sidecar.services:
+        wanted = oracle.endpoints(world.api.server.objects, name, 50051)
+        used = set(sidecar.engine.services[port_of(name)].backends)
+        if used != wanted:
+            raise Violation(
+                "endpoints", f"{sidecar.name} uses {sorted(used)} of {name}, not {sorted(wanted)}"
+            )
