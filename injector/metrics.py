@@ -10,7 +10,15 @@ import importlib.metadata
 from typing import Final, Literal
 
 from cryptography import x509
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import choose_encoder
 
 # injected: the pod got the sidecar. refused: it asked, and stays without, with a warning. unchanged: it has it
@@ -19,6 +27,9 @@ Outcome = Literal["injected", "refused", "unchanged", "failed", "bad"]
 OUTCOMES: Final[tuple[Outcome, ...]] = ("injected", "refused", "unchanged", "failed", "bad")
 # A decision takes a millisecond; the API server gives up after timeoutSeconds (5).
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+# A second series for each counter that tells when it began; Prometheus reads none of them from text.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
