@@ -51,6 +51,7 @@ class Block:
         self.is_grpc: bool = False  # content-type application/grpc or application/grpc+...
         self.inserts: bool = False  # holds a literal with incremental indexing
         self.has_fields: bool = False  # beyond pseudo-headers
+        self.unique: bool = False  # holds a value of a name whose values do not repeat: not worth remembering
         self.list_size: i64 = 0  # as SETTINGS_MAX_HEADER_LIST_SIZE counts
 
     def request_fault(self) -> str:
@@ -92,10 +93,15 @@ class Block:
 
 @final
 class _Name:
-    """A field name as it stood in a block, and how many values it was seen with."""
+    """A field name, and how many values it was seen with."""
 
     def __init__(self, name: bytes) -> None:
         self.name: Final = name
+        self.size: i64 = i64(len(name)) + fields.ENTRY_OVERHEAD
+        self.kind: i64 = fields.kind_of(name)
+        # Others are worth a Field: their values are read.
+        self.may_be_unique: bool = self.kind == fields.ORDINARY or self.kind == fields.GRPC_TIMEOUT
+        self.fault: str = fields.name_fault(name)
         self.values: i64 = 0
 
 
@@ -110,7 +116,8 @@ class BlockMemo:
         self._old: dict[bytes, Block] = {}
         self._fields: dict[bytes, Field] = {}
         self._old_fields: dict[bytes, Field] = {}
-        self._names: dict[bytes, _Name] = {}
+        self._names: dict[bytes, _Name] = {}  # by the octets that spell them
+        self._static_names: list[_Name] = [_Name(name) for name in fields.STATIC_NAMES]
         self.hits: i64 = 0
         self.misses: i64 = 0
         self.field_hits: i64 = 0
@@ -144,7 +151,7 @@ class BlockMemo:
         """What a block that `find` does not know says. Raises CompressionError or HeaderListTooLargeError."""
         self.misses += 1
         block = self._walk(raw)
-        if len(raw) <= MAX_BLOCK_REMEMBERED:
+        if len(raw) <= MAX_BLOCK_REMEMBERED and not block.unique:
             self._remember(raw, block)
         return block
 
@@ -178,12 +185,14 @@ class BlockMemo:
             start = at
             name_end = _name_end(raw, at, end)
             at = primitives.string_end(raw, name_end, end)
-            _add(block, self._field(raw, start, name_end, at))
+            name = self._name(raw, start, name_end)
+            if name.values < MAX_VALUES_PER_NAME or not _pass_over(block, name, raw, name_end, at):
+                _add(block, self._field(raw, start, name, name_end, at))
         if block.list_size > MAX_HEADER_LIST:
             raise HeaderListTooLargeError
         return block
 
-    def _field(self, raw: bytes, start: i64, name_end: i64, end: i64) -> Field:
+    def _field(self, raw: bytes, start: i64, name: _Name, name_end: i64, end: i64) -> Field:
         key = raw[start:end]
         found = self._fields.get(key)
         if found is not None:
@@ -192,7 +201,6 @@ class BlockMemo:
         found = self._old_fields.get(key)
         if found is None:
             self.field_misses += 1
-            name = self._name(raw, start, name_end)
             found = Field(name.name, primitives.string(raw, name_end, end))
             if end - start > MAX_FIELD_REMEMBERED or name.values >= MAX_VALUES_PER_NAME:
                 return found
@@ -200,28 +208,47 @@ class BlockMemo:
         if len(self._fields) >= MAX_FIELDS_REMEMBERED:
             self._old_fields = self._fields
             self._fields = {}
-            self._names = {}  # lets a name that changed its ways be remembered again
+            # Lets a name that changed its ways be remembered again.
+            self._names = {}
+            for each in self._static_names:
+                each.values = 0
         self._fields[key] = found
         return found
 
     def _name(self, raw: bytes, start: i64, name_end: i64) -> _Name:
-        key = raw[start:name_end]
-        found = self._names.get(key)
-        if found is not None:
-            return found
         first: i64 = raw[start]
         mask: i64 = 0x3F if first >= 0x40 else 0x0F
         index = first & mask
         if index == mask:
             index = primitives.integer(raw, start + 1, name_end, mask)
         if index > 0:
-            name = fields.STATIC_NAMES[index - 1]
-        else:
-            name = primitives.string(raw, start + 1, name_end)
-        found = _Name(name)
+            return self._static_names[index - 1]
+        key = raw[start + 1 : name_end]
+        found = self._names.get(key)
+        if found is not None:
+            return found
+        found = _Name(primitives.string(raw, start + 1, name_end))
         if len(key) <= MAX_FIELD_REMEMBERED and len(self._names) < MAX_FIELDS_REMEMBERED:
             self._names[key] = found
         return found
+
+
+def _pass_over(block: Block, name: _Name, raw: bytes, at: i64, end: i64) -> bool:
+    """Take a field whose values do not repeat: check the value in place, without a Field for it.
+
+    False: this one has to be read.
+    """
+    if not name.may_be_unique or name.fault:
+        return False
+    size = primitives.value_size(raw, at, end)
+    if size < 0:
+        return False
+    block.unique = True
+    block.has_fields = True
+    block.list_size += name.size + size
+    if name.kind == fields.GRPC_TIMEOUT:
+        block.timeout = fields.grpc_timeout(primitives.string(raw, at, end))
+    return True
 
 
 def _add(block: Block, field: Field) -> None:

@@ -20,6 +20,8 @@ from sidecar.wire.primitives import CompressionError
 from sidecar.wire.table import MAX_TABLE_SIZE, DynamicTable
 
 MAX_SIZE_UPDATES: Final = 2  # RFC 7541 section 4.2: the smallest and the final size
+# After so many blocks that never come again, a peer's next ones are not looked up whole until one does.
+UNIQUE_IN_A_ROW: Final[i64] = 8
 SIZE_UPDATE_TO_ZERO: Final = b"\x20"
 
 _INDEXED: Final = {
@@ -39,6 +41,7 @@ class HeaderReader:
         # (a response's headers and its trailers), and comparing is cheaper than hashing.
         self._last: Block | None = None
         self._before: Block | None = None
+        self._unique: i64 = 0  # blocks in a row that hold a value of their own
         self.acknowledged: bool = False  # the peer has acknowledged our table size of 0
 
     @property
@@ -62,7 +65,12 @@ class HeaderReader:
             raw = self._take_size_updates(raw)
         table = self._table
         if table is None:
-            block = self._memo.read(raw)
+            # A peer that gives each call an id of its own: looking the whole block up would be in vain.
+            block = self._memo.learn(raw) if self._unique >= UNIQUE_IN_A_ROW else self._memo.read(raw)
+            if block.unique:
+                self._unique += 1
+                return block
+            self._unique = 0
             if raw is wire_block:
                 self._before = last
                 self._last = block

@@ -6,7 +6,7 @@ from typing import Final
 
 from mypy_extensions import i64
 
-from sidecar.wire import huffman
+from sidecar.wire import fields, huffman
 
 # An integer of more octets than this exceeds any length that fits a block (section 5.1).
 _MAX_INTEGER_SHIFT: Final[i64] = 28
@@ -89,3 +89,15 @@ def string_size(raw: bytes, at: i64, end: i64) -> i64:
     if first < HUFFMAN:
         return end - string_start(raw, at, end)
     return i64(len(string(raw, at, end)))
+
+
+def value_size(raw: bytes, at: i64, end: i64) -> i64:
+    """The same, if it may be a field's value; else fields.BAD_VALUE."""
+    first: i64 = raw[at]
+    start = string_start(raw, at, end)
+    if first < HUFFMAN:
+        return fields.value_size(raw, start, end)
+    try:
+        return huffman.value_size(raw, start, end)
+    except huffman.HuffmanError:
+        raise CompressionError("a malformed Huffman string") from None
