@@ -27,8 +27,8 @@ MAX_HELD_IN_ALL: Final[i64] = 67_108_864
 MAX_BLOCKS_IN_ALL: Final[i64] = 16_777_216
 # Copies of request bodies that may have to be sent again.
 MAX_REPLAY_IN_ALL: Final[i64] = 16_777_216
-# Frames and header blocks that have begun and not ended.
-MAX_INCOMPLETE_IN_ALL: Final[i64] = 8_388_608
+# Header blocks that have begun and not ended. Real ones end a moment later, and those over a frame's length are rare.
+MAX_BLOCKS_UNDER_WAY: Final[i64] = 4_194_304
 
 
 class Timer:
@@ -57,7 +57,7 @@ class Context:
         self.held: i64 = 0
         self.blocks_held: i64 = 0
         self.replay_held: i64 = 0
-        self.incomplete: i64 = 0
+        self.blocks_under_way: i64 = 0
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_count: i64 = 0
 

@@ -8,7 +8,7 @@ from mypy_extensions import i64
 
 from sidecar.splice import states
 from sidecar.splice.context import MAX_BLOCKS_IN_ALL, MAX_STREAMS_IN_ALL, Context
-from sidecar.splice.peer import MAX_BLOCKS_FROM, RESET_BY_PEER, RESET_BY_US, Peer, keep_block
+from sidecar.splice.peer import MAX_BLOCKS_FROM, RESET_BY_PEER, RESET_BY_US, SMALL_BLOCK, Peer, keep_block
 from sidecar.splice.stream import Stream
 from sidecar.wire import frames
 from sidecar.wire.blocks import Block
@@ -86,13 +86,16 @@ class Downstream(Peer):
             if not self._resets.spend(self.now):
                 raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too many streams after GOAWAY")
             return False
-        if self.streams.count() >= MAX_STREAMS or self.blocks_from + size > MAX_BLOCKS_FROM:
+        large = size > SMALL_BLOCK
+        if self.streams.count() >= MAX_STREAMS or (large and self.blocks_from + size > MAX_BLOCKS_FROM):
             if not self._faults.spend(self.now):
                 what = f"more than {MAX_STREAMS} streams or {MAX_BLOCKS_FROM} octets of their headers"
                 raise ConnectionFault(frames.ENHANCE_YOUR_CALM, what)
             return False
         context = self.context
-        return context.streams < MAX_STREAMS_IN_ALL and context.blocks_held + size <= MAX_BLOCKS_IN_ALL
+        return context.streams < MAX_STREAMS_IN_ALL and (
+            not large or context.blocks_held + size <= MAX_BLOCKS_IN_ALL
+        )
 
     def _later_headers(self, stream_id: i64, block: Block, end_stream: bool) -> None:
         stream = self.streams.find(stream_id)

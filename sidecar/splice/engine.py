@@ -15,7 +15,7 @@ from typing import Final, final
 from mypy_extensions import i64
 
 from sidecar.balance.endpoints import ServicePort, Snapshot
-from sidecar.splice.context import MAX_HELD_IN_ALL, MAX_INCOMPLETE_IN_ALL, Context, Timer
+from sidecar.splice.context import MAX_BLOCKS_UNDER_WAY, MAX_HELD_IN_ALL, Context, Timer
 from sidecar.splice.downstream import Downstream
 from sidecar.splice.peer import Peer
 from sidecar.splice.service import Service
@@ -100,9 +100,12 @@ class Engine:
         context.now = now
         peer.feed(data, now)
         peer.touch()
-        incomplete = peer.incomplete()
-        if incomplete != peer.incomplete_counted:
-            self._count_incomplete(peer, incomplete)
+        block = peer.block_under_way()
+        if block != peer.block_counted:
+            self._count_block(peer, block)
+        if not self._incomplete_timed and peer.is_incomplete():
+            self._incomplete_timed = True
+            context.after(INCOMPLETE_TIMEOUT, _IncompleteOver(self))
         if context.held > MAX_HELD_IN_ALL:
             self._relieve()
 
@@ -123,7 +126,7 @@ class Engine:
         peer.gone = True
         peer.finished = True
         peer.settle_unsent()
-        self._count_incomplete(peer, 0)
+        self._count_block(peer, 0)
         if isinstance(peer, Upstream):
             totals = self._context.totals.upstream_errors
             peer.abandon(why)
@@ -157,29 +160,25 @@ class Engine:
                 return
             heaviest.give_up(f"most of over {MAX_HELD_IN_ALL} octets held in all")
 
-    def _count_incomplete(self, peer: Peer, octets: i64) -> None:
+    def _count_block(self, peer: Peer, octets: i64) -> None:
         context = self._context
-        if not self._incomplete_timed:
-            self._incomplete_timed = True
-            context.after(INCOMPLETE_TIMEOUT, _IncompleteOver(self))
-        context.incomplete += octets - peer.incomplete_counted
-        peer.incomplete_counted = octets
-        while context.incomplete > MAX_INCOMPLETE_IN_ALL:
+        context.blocks_under_way += octets - peer.block_counted
+        peer.block_counted = octets
+        while context.blocks_under_way > MAX_BLOCKS_UNDER_WAY:
             oldest: Peer | None = None
             for each in self._peers():
-                if each.incomplete_counted > 0 and (
+                if each.block_counted > 0 and (
                     oldest is None or each.incomplete_since < oldest.incomplete_since
                 ):
                     oldest = each
             if oldest is None:
                 return
-            self._end_incomplete(
-                oldest, f"the oldest of over {MAX_INCOMPLETE_IN_ALL} octets of what is not complete"
-            )
+            why = f"the oldest of over {MAX_BLOCKS_UNDER_WAY} octets of header blocks that do not end"
+            self._end_incomplete(oldest, why)
 
     def _end_incomplete(self, peer: Peer, why: str) -> None:
-        self._context.incomplete -= peer.incomplete_counted
-        peer.incomplete_counted = 0
+        self._context.blocks_under_way -= peer.block_counted
+        peer.block_counted = 0
         peer.fail(frames.ENHANCE_YOUR_CALM, why)
         peer.touch()
 
@@ -188,7 +187,7 @@ class Engine:
         now = self._context.now
         next_at = 0.0
         for peer in self._peers():
-            if peer.incomplete_counted == 0:
+            if not peer.is_incomplete():
                 continue
             until = peer.incomplete_since + INCOMPLETE_TIMEOUT
             if until <= now:
@@ -268,7 +267,7 @@ class Engine:
             "held": context.held,
             "blocks": context.blocks_held,
             "replay": context.replay_held,
-            "incomplete": context.incomplete,
+            "blocks under way": context.blocks_under_way,
         }
 
     def open_streams(self) -> int:

@@ -30,8 +30,10 @@ MAX_HELD_FOR: Final[i64] = 33_554_432
 # Unread output with which no more answers' header blocks or trailers are added: their streams are reset instead, so
 # that what one backend sends without end (or blows up by HPACK) does not end a client's whole connection.
 MAX_BLOCKS_UNREAD: Final[i64] = 2_097_152
-# Header blocks of one client's unanswered requests: 64 calls with 64 KiB of metadata each, thousands with less.
-MAX_BLOCKS_FROM: Final[i64] = 4_194_304
+# Header blocks of one client's unanswered requests: 48 calls with 64 KiB of metadata each, or thousands with less.
+MAX_BLOCKS_FROM: Final[i64] = 3_145_728
+# Blocks up to this are not counted: they are in the memo, or no larger than the stream they belong to.
+SMALL_BLOCK: Final[i64] = 1024
 # Copies of one client's request bodies; one beyond this cannot be sent again, and that is all.
 MAX_REPLAY_FROM: Final[i64] = 2_097_152
 # Streams reset by us whose late frames are ignored, and streams the peer reset: the newest so many.
@@ -55,7 +57,7 @@ class Peer(Connection):
         self.lent_for: i64 = 0  # credit beyond a stream's first window lent on this peer's word
         self.blocks_from: i64 = 0  # octets of its unanswered requests' header blocks
         self.replay_from: i64 = 0  # octets of its requests' bodies kept to be sent again
-        self.incomplete_counted: i64 = 0  # of `incomplete`, in the context's sum
+        self.block_counted: i64 = 0  # of `block_under_way`, in the context's sum
         self._waiting: dict[Stream, None] = {}  # with something held that may not be written yet, in turn
         self._tombstones: dict[int, int] = {}
         self._forgotten: i64 = 0  # the highest stream whose tombstone had to make room
@@ -472,8 +474,9 @@ def keep_block(stream: Stream, peer: Peer) -> None:
     block = stream.block
     if block is not None:
         size: i64 = len(block)
-        peer.blocks_from += size
-        peer.context.blocks_held += size
+        if size > SMALL_BLOCK:
+            peer.blocks_from += size
+            peer.context.blocks_held += size
 
 
 def drop_request(stream: Stream) -> None:
@@ -483,8 +486,9 @@ def drop_request(stream: Stream) -> None:
     if block is not None and source is not None:
         stream.block = None
         size: i64 = len(block)
-        source.blocks_from -= size
-        source.context.blocks_held -= size
+        if size > SMALL_BLOCK:
+            source.blocks_from -= size
+            source.context.blocks_held -= size
     drop_copy(stream.request)
 
 

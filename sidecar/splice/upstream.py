@@ -30,7 +30,7 @@ RESETS: Final[i64] = 10_000
 RESETS_PER_SECOND: Final = 1000.0
 # Output of ours that a backend has not read: with more, new streams go to other connections or wait. Header blocks
 # are not flow-controlled; without this a burst of large ones would run into MAX_UNREAD_OUTPUT.
-MAX_REQUESTS_UNREAD: Final[i64] = 1_048_576
+MAX_REQUESTS_UNREAD: Final[i64] = 524_288
 
 
 @final

@@ -22,7 +22,7 @@ from sidecar.wire.table import MAX_HEADER_LIST, HeaderListTooLargeError
 # Bounds of the memos. A block of gRPC is 100-400 octets; two generations of 1,024 keep well under a megabyte.
 MAX_BLOCKS_REMEMBERED: Final = 1024
 MAX_BLOCK_REMEMBERED: Final = 1024  # octets: longer ones are rarely repeated
-MAX_FIELDS_REMEMBERED: Final = 4096
+MAX_FIELDS_REMEMBERED: Final = 2048  # a generation; with names that never repeat, two come to 3.5 MB
 MAX_FIELD_REMEMBERED: Final = 256
 # A name with this many different values (an id, a timeout) has its later values checked but not remembered.
 MAX_VALUES_PER_NAME: Final[i64] = 64

@@ -88,7 +88,7 @@ class Connection:
         self._settings_budget = Budget(SETTINGS_BUDGET, SETTINGS_PER_SECOND, SETTINGS_BUDGET)
         self._headers = HeaderReader(memo)
         self._rest: bytes = b""
-        self.incomplete_since: float = 0.0  # while `incomplete`: since when
+        self.incomplete_since: float = 0.0  # while `is_incomplete`: since when
         self._preface_seen: bool = not is_server
         self._update_owed: bool = True  # a size update of 0 goes ahead of our first block
         # A header block under way.
@@ -192,12 +192,15 @@ class Connection:
         self._block_stream = 0
         self._block_parts = []
 
-    def incomplete(self) -> i64:
-        """Octets of a frame or header block that has begun and not ended, frame headers included."""
-        rest: i64 = len(self._rest)
+    def is_incomplete(self) -> bool:
+        """Whether a frame or a header block has begun and not ended."""
+        return len(self._rest) > 0 or self._block_stream != 0
+
+    def block_under_way(self) -> i64:
+        """Octets of a header block that has begun and not ended, frame headers included; 0 if there is none."""
         if self._block_stream == 0:
-            return rest
-        return rest + self._block_size + self._block_frames * HEADER_LENGTH
+            return 0
+        return self._block_size + self._block_frames * HEADER_LENGTH
 
     def last_peer_stream(self) -> i64:
         """The highest stream of the peer's that was or may be acted on, for GOAWAY."""

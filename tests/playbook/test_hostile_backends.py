@@ -316,7 +316,7 @@ def test_one_octet_frames_to_a_stalled_reader() -> None:
 
 
 def test_a_backend_that_does_not_read_gets_no_more_requests_and_ends_nobodys() -> None:
-    """Header blocks are not flow-controlled: from 1 MiB on the calls go to the other backend, or wait."""
+    """Header blocks are not flow-controlled: from 512 KiB on the calls go to the other backend, or wait."""
     world = ready(1, 2)
     client = world.client()
     client.opens(end=True)
@@ -361,7 +361,7 @@ def test_calls_wait_for_an_only_backend_that_does_not_read_and_go_on_when_it_doe
 
 
 def test_a_burst_that_is_read_at_once_needs_no_second_connection() -> None:
-    """More than 1 MiB of requests in one turn: the socket takes it, so nobody waits and nothing is dialled."""
+    """More than 512 KiB of requests in one turn: the socket takes it, so nobody waits and nothing is dialled."""
     world = ready(1)
     client = world.client()
     backend = world.backend(1)

@@ -367,7 +367,7 @@ def test_blocks_that_never_repeat_are_not_remembered_without_end(unique: str) ->
         backend.sends(*[headers(s, (*OK, *TRAILERS), end=True) for s in backend.streams_open()])
     client.still_works()
     assert memo.blocks() <= 2048
-    assert memo.fields() <= 8192
+    assert memo.fields() <= 4096
 
 
 # --- slow ------------------------------------------------------------------------------------------------
@@ -395,7 +395,7 @@ def test_what_has_begun_and_does_not_end(begun: bytes) -> None:
     world.advance(engine.INCOMPLETE_TIMEOUT)
     client.is_told(ENHANCE_YOUR_CALM)
     bystander.check()
-    assert world.engine.kept()["incomplete"] == 0
+    assert world.engine.kept()["blocks under way"] == 0
 
 
 def test_a_block_that_dribbles() -> None:
@@ -433,7 +433,7 @@ def test_many_that_do_not_end_are_ended_from_the_oldest() -> None:
         attackers.append(world.client())
         attackers[-1].sends(block)
         world.advance(0.01)
-    assert world.engine.kept()["incomplete"] <= context.MAX_INCOMPLETE_IN_ALL
+    assert world.engine.kept()["blocks under way"] <= context.MAX_BLOCKS_UNDER_WAY
     closed = [a.closed for a in attackers]
     assert closed[0]
     assert not closed[-1]
@@ -670,14 +670,14 @@ def test_too_many_streams_in_all() -> None:
 
 
 def test_the_largest_header_blocks_of_many_streams() -> None:
-    """64 KiB of metadata on each of many unanswered calls: refused from 4 MiB on, and room again with each answer."""
+    """64 KiB of metadata on each of many unanswered calls: refused from 3 MiB on, and room again with each answer."""
     world = ready(1)
     client = world.client()
     large = (*POST, *[(f"large-{n}", "x" * 8000) for n in range(8)])
-    for s in ODD[:60]:
+    for s in ODD[:45]:
         client.sends(headers(s, large, end=True))
     client.receives_nothing()
-    for s in ODD[60:70]:
+    for s in ODD[45:70]:
         client.sends(headers(s, large, end=True))
     refused = [e for e in client.take() if isinstance(e, Reset)]
     assert refused
