@@ -22,6 +22,11 @@ IMAGE_VARIABLE: Final = names.ENV_PREFIX + "SIDECAR_IMAGE"
 DOMAIN_VARIABLE: Final = names.ENV_PREFIX + "CLUSTER_DOMAIN"
 KIND_VARIABLE: Final = names.ENV_PREFIX + "SIDECAR_KIND"
 
+# Another replica may have renewed the certificate, which has 30 days left then; and a webhook configuration that
+# was applied anew lacks its CA, which no pod should notice for long.
+REFRESH_SECONDS: Final = 60
+MAX_REFRESH_SECONDS: Final = 3600
+
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 
@@ -41,6 +46,12 @@ def _with(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{text!r} is not allowed; {error}") from None
 
     return convert
+
+
+def _refresh_seconds(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_REFRESH_SECONDS):
+        raise values.BadValueError(f"allowed: whole seconds from 1 to {MAX_REFRESH_SECONDS}")
+    return int(text)
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -98,6 +109,13 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--service", type=_with(values.label), default=SERVICE, help="the Service in front (%(default)s)")
     add("--dns-name", action="append", default=[], metavar="NAME", help="one more name in the certificate")
     add("--secret", default=SECRET, help="the Secret that holds the certificates (%(default)s)")
+    add(
+        "--refresh-seconds",
+        type=_with(_refresh_seconds),
+        default=str(REFRESH_SECONDS),
+        metavar="N",
+        help="how often the Secret is read and the CA put in place (%(default)s)",
+    )
     add("--webhook-configuration", default=WEBHOOK_CONFIGURATION, metavar="NAME", help="(%(default)s)")
     add("--log-level", type=_with(settings.BY_NAME["log-level"].parse), default="info", help="(%(default)s)")
     add(
@@ -141,7 +159,14 @@ def _serve(given: argparse.Namespace, options: Options) -> int:
     api = cluster.Cluster(settings_, place)
     store = certs.Store(api, [f"{given.service}.{given.namespace}.svc", *given.dns_name])
     installation = webhook.Installation(options, given.sidecar_kind, api)
-    listening = server.Server(given.address, given.port, store, api, also=installation.refresh)
+    listening = server.Server(
+        given.address,
+        given.port,
+        store,
+        api,
+        refresh_seconds=given.refresh_seconds,
+        also=installation.refresh,
+    )
     webhook.configure(settings_, listening)
     try:
         webhook.run(installation, settings_)

@@ -61,12 +61,17 @@ class SecretApi(Protocol):
         """Raises ConflictError unless the Secret still has this resourceVersion."""
 
 
-def issue(names: Sequence[str], now: datetime.datetime, former: Bundle | None = None) -> Bundle:
+def issue(
+    names: Sequence[str], now: datetime.datetime, former: Bundle | None = None, *, new_ca: bool = False
+) -> Bundle:
     """A new serving certificate for the DNS `names`, signed by the former bundle's CA while that outlives
-    it, else by a new CA; the former CA stays trusted until it expires, as replicas change over one by one."""
-    if former is not None and _load(former.ca_certificates).not_valid_after_utc > now + SERVING_LIFE:
+    it, else (or with `new_ca`) by a new one. Former CAs stay trusted, as replicas change over one by one, until
+    they expire or a certificate of the CA after them has lived its life."""
+    lives = former is not None and _load(former.ca_certificates).not_valid_after_utc > now + SERVING_LIFE
+    if former is not None and lives and not new_ca:
         ca_certificate, ca_key = _load(former.ca_certificates), _load_key(former.ca_key)
-        trusted = former.ca_certificates
+        changed_over = _load(former.certificate).not_valid_after_utc - now < RENEW_BEFORE
+        trusted = _pem(ca_certificate) if changed_over else former.ca_certificates
     else:
         ca_key = ec.generate_private_key(ec.SECP256R1())
         ca_certificate = _ca(ca_key, now)
@@ -90,6 +95,10 @@ def due(bundle: Bundle, names: Sequence[str], now: datetime.datetime) -> bool:
     return certificate.not_valid_after_utc - now < RENEW_BEFORE or not for_names.issuperset(names)
 
 
+def same_ca(one: Bundle, other: Bundle) -> bool:
+    return _load(one.ca_certificates) == _load(other.ca_certificates)
+
+
 def to_data(bundle: Bundle) -> dict[str, str]:
     """The `data` of a Secret."""
     keys = (CA_CERTIFICATES, CA_KEY, CERTIFICATE, KEY)
@@ -111,11 +120,13 @@ def from_data(data: Mapping[str, str]) -> Bundle:
 
 
 class Store:
-    """The bundle that all replicas share."""
+    """The bundle that all replicas share. A Secret that is deleted or damaged gets a new CA, and the one before
+    it stays trusted for as long as a replica may still serve under it."""
 
     def __init__(self, api: SecretApi, names: Sequence[str]) -> None:
         self._api = api
         self._names = names
+        self._last: Bundle | None = None
 
     async def current(self, now: datetime.datetime) -> Bundle:
         """The Secret's bundle, issued or renewed first where that is due.
@@ -127,8 +138,9 @@ class Store:
             secret = await self._api.read()
             former = _former(secret)
             if former is not None and not due(former, self._names, now):
+                self._last = former
                 return former
-            bundle = issue(self._names, now, former)
+            bundle = issue(self._names, now, former or self._last, new_ca=former is None)
             try:
                 if secret is None:
                     await self._api.create(to_data(bundle))
@@ -136,6 +148,7 @@ class Store:
                     await self._api.replace(to_data(bundle), secret["metadata"]["resourceVersion"])
             except ConflictError:
                 continue
+            self._last = bundle
             return bundle
         raise ConflictError(f"the Secret was changed by others {MAX_CONFLICTS} times in a row")
 

@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 import aiohttp.web
 from aiohttp.typedefs import Handler
 
-from injector import certs
+from injector import certs, reviews
 from injector.cluster import ApiError, load_pair
 from injector.metrics import Metrics, Outcome
 
@@ -30,16 +30,18 @@ MUTATE_PATH: Final = "/mutate"
 # Where the webhook configuration sends the pods of namespaces that enforce Pod Security baseline or restricted.
 # Namespaces' labels choose the path, so that nobody has to read namespaces.
 RESTRICTED_PATH: Final = "/mutate/restricted"
-REVIEW_VERSION: Final = "admission.k8s.io/v1"
 # etcd takes objects up to 1.5 MiB and the API server requests up to 3 MiB; a review holds the object once
 # or twice as JSON.
 MAX_BODY_BYTES: Final = 10 * 1024 * 1024
+# Of all reviews that are being read or wait for their turn: two of the largest.
+MAX_HELD_BYTES: Final = 20 * 1024 * 1024
+# API servers follow changes of a webhook configuration by watching it: within milliseconds, seconds under load.
+# A certificate of a new CA is not shown before they have had time to learn to trust it.
+CA_SETTLE_SECONDS: Final = 5.0
 # The API server sends a review in one go and waits timeoutSeconds (5) for the answer.
 READ_TIMEOUT_SECONDS: Final = 5
 # Requests under way when the program is told to stop; the API server has given up after its own timeout.
 SHUTDOWN_SECONDS: Final = 5
-# How often the Secret is read (another replica may have renewed it) and the webhook's CA put in place again.
-REFRESH_SECONDS: Final = 60
 # Waiting for an API server that is not there yet, at start.
 RETRY_SECONDS: Final = (0.5, 1.0, 2.0, 5.0)
 
@@ -47,10 +49,6 @@ _log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 ReviewFn = Callable[..., Awaitable[Any]]
-
-
-class BadReviewError(ValueError):
-    """Not an AdmissionReview of a pod's creation; the text says what is missing."""
 
 
 class Exchange:
@@ -90,12 +88,17 @@ class Server:
         certificates: Certificates,
         trust: Trust,
         *,
+        refresh_seconds: float,
         also: Callable[[], Awaitable[None]] | None = None,
-        refresh_seconds: float = REFRESH_SECONDS,
+        settle_seconds: float = CA_SETTLE_SECONDS,
     ) -> None:
-        """`also`: called with each look at the certificates; it must not raise."""
+        """`refresh_seconds`: how often the Secret is looked at (another replica may have renewed it) and the
+        webhook's CA put in place again. `also`: called with each look; it must not raise."""
         self._also = also
         self._refresh_seconds = refresh_seconds
+        self._settle_seconds = settle_seconds
+        self._held = 0
+        self._turn = asyncio.Lock()  # one review is in memory as values at a time
         self._host = host
         self._port = port
         self._certificates = certificates
@@ -165,6 +168,9 @@ class Server:
         bundle = await self._certificates.current(datetime.datetime.now(datetime.UTC))
         await self._trust.trust(bundle.ca_certificates)
         if bundle != self._bundle:
+            if self._bundle is not None and not certs.same_ca(bundle, self._bundle):
+                _log.info("new CA: its certificate is used in %s s", self._settle_seconds)
+                await asyncio.sleep(self._settle_seconds)
             load_pair(self._context, bundle.certificate, bundle.key)
             self._bundle = bundle
             self._metrics.loaded(bundle.certificate, bundle.ca_certificates)
@@ -198,40 +204,43 @@ class Server:
         )
 
     async def _mutate(self, request: aiohttp.web.Request, answer: ReviewFn) -> aiohttp.web.Response:
+        """Takes what the API server sends: JSON, with its length ahead."""
+        if request.content_type != "application/json":
+            return _error(415, "allowed: Content-Type application/json")
+        length = request.content_length
+        if length is None:
+            return _error(411, "allowed: a body with Content-Length")
+        if length > MAX_BODY_BYTES:
+            return _error(413, f"allowed: a body of at most {MAX_BODY_BYTES} bytes")
+        if self._held + length > MAX_HELD_BYTES:
+            return _error(503, f"busy: {self._held} bytes of other reviews are being answered")
+        self._held += length
         try:
             async with asyncio.timeout(READ_TIMEOUT_SECONDS):
                 body = await request.read()
+            async with self._turn:
+                return await _respond(body, answer, request.path == RESTRICTED_PATH)
         except TimeoutError:
             return _error(408, f"no complete body in {READ_TIMEOUT_SECONDS} s")
-        except aiohttp.web.HTTPRequestEntityTooLarge:
-            return _error(413, f"allowed: a body of at most {MAX_BODY_BYTES} bytes")
-        try:
-            review = parse_review(body)
-        except BadReviewError as error:
-            return _error(400, str(error))
-        restricted = request.path == RESTRICTED_PATH
-        return aiohttp.web.json_response(await _answer(review, answer, restricted))
+        finally:
+            self._held -= length
 
 
-def parse_review(body: bytes) -> Json:
-    """The AdmissionReview (admission.k8s.io/v1) in a request's body. Raises BadReviewError."""
+async def _respond(body: bytes, answer: ReviewFn, restricted: bool) -> aiohttp.web.Response:
+    if reviews.too_many_values(body):
+        uid = reviews.uid(body)
+        text = (
+            f"evenstream: pod left without the sidecar: allowed: at most {reviews.MAX_VALUES} values in a pod"
+        )
+        if not uid:
+            return _error(413, text)
+        exchange.get().outcome = "refused"
+        return aiohttp.web.json_response(reviews.answer({"uid": uid, "allowed": True, "warnings": [text]}))
     try:
-        review = json.loads(body)
-    except (ValueError, RecursionError):
-        raise BadReviewError("the body is not JSON") from None
-    if not isinstance(review, dict) or review.get("kind") != "AdmissionReview":
-        raise BadReviewError("the body is not an AdmissionReview")
-    if review.get("apiVersion") != REVIEW_VERSION:
-        raise BadReviewError(f"allowed: apiVersion {REVIEW_VERSION}")
-    request = review.get("request")
-    if not isinstance(request, dict) or not isinstance(request.get("uid"), str) or not request["uid"]:
-        raise BadReviewError("request.uid is missing")
-    for key in ("object", "resource", "userInfo"):
-        if not isinstance(request.get(key), dict):
-            raise BadReviewError(f"request.{key} is missing")
-    if not isinstance(request.get("operation"), str):
-        raise BadReviewError("request.operation is missing")
-    return review
+        review = reviews.parse(body)
+    except reviews.BadReviewError as error:
+        return _error(400, str(error))
+    return aiohttp.web.json_response(await _answer(review, answer, restricted))
 
 
 async def _answer(review: Mapping[str, Any], answer: ReviewFn, restricted: bool) -> Json:
@@ -252,7 +261,7 @@ async def _answer(review: Mapping[str, Any], answer: ReviewFn, restricted: bool)
     if current.patch:
         response["patchType"] = "JSONPatch"
         response["patch"] = base64.b64encode(json.dumps(current.patch).encode()).decode()
-    return {"apiVersion": REVIEW_VERSION, "kind": "AdmissionReview", "response": response}
+    return reviews.answer(response)
 
 
 def _error(status: int, text: str) -> aiohttp.web.Response:

@@ -12,6 +12,16 @@ from fake_cluster import FakeCluster
 from real_apiserver import ROOT, Api, asking_pod
 from serving import Injector, free_port
 
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Nothing of the injector is compiled, so that the interpreted run would say the same again."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.once)
+
+
 # A machine that is busy with a build takes longer than hypothesis' 200 ms for an example.
 settings.register_profile("injector", deadline=None)
 settings.load_profile("injector")

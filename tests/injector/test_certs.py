@@ -181,3 +181,32 @@ def test_a_secret_that_never_settles_is_an_error_and_not_a_loop():
 
     with pytest.raises(certs.ConflictError, match="5 times in a row"):
         asyncio.run(certs.Store(Restless(), [NAME]).current(NOW))
+
+
+def _cas(bundle: certs.Bundle) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(bundle.ca_certificates)
+
+
+@pytest.mark.parametrize("data", [None, {}, {"ca.crt": "AAAA"}])
+def test_a_secret_that_is_deleted_or_damaged_gets_a_new_ca_beside_the_one_in_use(data: dict[str, str] | None):
+    async def scenario() -> None:
+        secrets = Secrets()
+        store = certs.Store(secrets, [NAME])
+        first = await store.current(NOW)
+        secrets.secret = None if data is None else {"metadata": {"resourceVersion": "1"}, "data": data}
+        second = await store.current(NOW + DAY)
+        assert not certs.same_ca(first, second)
+        assert _cas(second)[1:] == _cas(first)
+        assert await store.current(NOW + DAY) == second
+        # Another replica takes it as it is, whatever it had.
+        assert await certs.Store(secrets, [NAME]).current(NOW + DAY) == second
+
+    asyncio.run(scenario())
+
+
+def test_a_former_ca_is_trusted_until_the_certificate_after_it_has_lived_its_life():
+    first = certs.issue([NAME], NOW)
+    second = certs.issue([NAME], NOW, first, new_ca=True)
+    assert len(_cas(certs.issue([NAME], NOW + DAY, second))) == 2
+    renewed = certs.issue([NAME], NOW + certs.SERVING_LIFE - certs.RENEW_BEFORE + DAY, second)
+    assert _cas(renewed) == _cas(second)[:1]

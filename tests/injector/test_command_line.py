@@ -79,6 +79,13 @@ def test_the_sidecar_image_comes_from_flag_environment_or_default(tmp_path: Path
             b"",
             "'loud' is not allowed; allowed: debug, info, warning, error",
         ),
+        (
+            ("serve", "--refresh-seconds", "0"),
+            b"",
+            "'0' is not allowed; allowed: whole seconds from 1 to 3600",
+        ),
+        (("serve", "--sidecar-kind", "x"), b"", "'x' is not allowed; allowed: auto, native, plain"),
+        (("inject", "-f", "-", "--cluster-domain", "a."), b"", "'a.' is not allowed; allowed: a DNS name"),
         (("serve", "--nonsense"), b"", "unrecognized arguments: --nonsense"),
     ],
 )

@@ -22,7 +22,6 @@ from injector.admission.decision import Options, decide, inject
 pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
     pytest.mark.xdist_group("apiserver"),
-    pytest.mark.once,
     pytest.mark.timeout(3600),
 ]
 

@@ -11,7 +11,6 @@ from serving import Injector
 pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
     pytest.mark.xdist_group("apiserver"),
-    pytest.mark.once,
 ]
 
 # Golden pods that no API server takes, with or without a sidecar: annotations that are no strings, and a

@@ -1,11 +1,14 @@
 """`python -m injector serve` as a process: a real TLS socket, a Kubernetes API with behaviour behind it."""
 
 import json
+import os
 import random
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonpatch
@@ -20,8 +23,9 @@ POD: dict[str, Any] = {
     "metadata": {"generateName": "client-6b7f9c-", "annotations": {"evenstream.dev/inject": "enabled"}},
     "spec": {"initContainers": [{"name": "first"}], "containers": [{"name": "client", "image": "client:1"}]},
 }
-# Enough to find a crash that one odd value in twenty causes; all of 10,000 take a minute.
-FUZZED = 300
+FUZZED = 10_000
+# At rest the injector has some 75 MiB, and its manifest allows 256 MiB.
+MAX_RESIDENT_KIB = 160 * 1024
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +104,8 @@ def test_a_pod_over_a_mebibyte_is_patched_too(served):
 def test_a_body_over_the_limit_is_refused(served):
     injector, cluster = served
     connection = connect(injector.port, cluster.ca_bundle)
-    connection.request("POST", "/mutate", b'"' + b"x" * (11 * 1024 * 1024) + b'"')
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/mutate", b'"' + b"x" * (11 * 1024 * 1024) + b'"', headers)
     assert connection.getresponse().status == 413
     connection.close()
 
@@ -132,28 +137,122 @@ def test_another_resource_is_admitted_unchanged(served):
     assert patch_of(response) == []
 
 
-def test_reviews_with_odd_values_get_an_answer_and_never_a_crash(served):
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({"Content-Type": "text/plain"}, b"{}", 415),
+        ({}, b"{}", 415),
+        ({"Content-Type": "application/json", "Transfer-Encoding": "chunked"}, iter([b"{}"]), 411),
+        ({"Content-Type": "application/json", "Content-Length": str(11 * 1024 * 1024)}, b"", 413),
+    ],
+)
+def test_only_the_api_servers_shape_of_call_is_taken(served, headers, body, status: int):
     injector, cluster = served
-    chosen = random.Random(7)
-    odd = (None, 0, -1, "", "x", [], {}, [None], {"a": None}, True, "\u0000", [{"name": 5}])
     connection = connect(injector.port, cluster.ca_bundle)
-    for _ in range(FUZZED):
+    connection.request("POST", "/mutate", body, headers, encode_chunked="Transfer-Encoding" in headers)
+    response = connection.getresponse()
+    assert response.status == status
+    assert "allowed: " in json.loads(response.read())["error"]
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/mutate"), ("PUT", "/mutate"), ("POST", "/"), ("POST", "/mutate/x")]
+)
+def test_nothing_else_is_served(served, method: str, path: str):
+    injector, cluster = served
+    connection = connect(injector.port, cluster.ca_bundle)
+    connection.request(method, path, b"{}", {"Content-Type": "application/json"})
+    assert connection.getresponse().status in (404, 405)
+    connection.close()
+
+
+def _resident_kib(injector: Injector) -> int:
+    """The most that it ever had."""
+    status = Path(f"/proc/{injector.process.pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1])
+
+
+@pytest.mark.parametrize(
+    "dense",
+    [
+        {"env": [{"name": "a"}] * 700_000},
+        {"x": [{}] * 3_000_000},
+        {"x": [[[]]] * 1_700_000},
+        {"x": [0] * 4_000_000},
+    ],
+    ids=["env", "objects", "lists", "numbers"],
+)
+def test_a_pod_of_millions_of_values_is_admitted_without_being_taken_apart(served, dense: dict[str, Any]):
+    """Whoever may create pods must not be able to take the injector's memory, and with it everybody's sidecars."""
+    pod = {**POD, "spec": {"containers": [{"name": "client", **dense}]}}
+    body = json.dumps(review(pod), separators=(",", ":")).encode()
+    assert 8_000_000 < len(body) < 10 * 1024 * 1024
+    status, answer = post(served[0].port, served[1].ca_bundle, body)
+    response = json.loads(answer)["response"]
+    assert (status, response["allowed"], response["uid"]) == (200, True, review(POD)["request"]["uid"])
+    assert "allowed: at most 100000 values" in response["warnings"][0]
+    assert _resident_kib(served[0]) < MAX_RESIDENT_KIB
+
+
+def test_values_within_strings_do_not_count(served):
+    pod = {**POD, "spec": {**POD["spec"], "note": '[{"a": "b"},' * 100_000}}
+    assert patch_of(_ask(served, review(pod)))
+
+
+def test_reviews_of_any_kind_get_an_answer_or_an_error_and_never_a_crash(served):
+    """10,000 reviews with a value of the wrong kind somewhere, some with bytes changed or missing as well."""
+    injector, cluster = served
+    seed = int(os.environ.get("EVENSTREAM_FUZZ_SEED") or 7)
+    chosen = random.Random(seed)
+    odd = (
+        None,
+        0,
+        -1,
+        1e99,
+        "",
+        "x",
+        "\ud800",
+        "\u0000",
+        [],
+        {},
+        [None],
+        {"a": None},
+        True,
+        [{"name": 5}],
+        [[[]]],
+    )
+    connection = connect(injector.port, cluster.ca_bundle)
+    seen: Counter[tuple[int, bool]] = Counter()
+    for number in range(FUZZED):
         body = json.loads(json.dumps(review(POD)))
-        node, path = body["request"], []
-        while isinstance(node, dict) and node and (not path or chosen.random() < 0.7):
-            key = chosen.choice(sorted(node))
-            path.append((node, key))
+        node: Any = body if chosen.random() < 0.1 else body["request"]
+        while True:
+            key = chosen.choice(sorted(node)) if isinstance(node, dict) else chosen.randrange(len(node))
+            if not (isinstance(node[key], (dict, list)) and node[key] and chosen.random() < 0.75):
+                break
             node = node[key]
-        parent, key = path[-1]
-        parent[key] = chosen.choice(odd)
-        connection.request("POST", "/mutate", json.dumps(body), {"Content-Type": "application/json"})
+        node[key] = chosen.choice(odd)
+        text = bytearray(json.dumps(body).encode())
+        changed = chosen.random() < 0.2
+        if changed:
+            for _ in range(chosen.randrange(1, 4)):
+                text[chosen.randrange(len(text))] = chosen.randrange(256)
+            del text[chosen.randrange(len(text)) :: chosen.choice((1, 7, len(text)))]
+        connection.request("POST", "/mutate", bytes(text), {"Content-Type": "application/json"})
         response = connection.getresponse()
         answer = json.loads(response.read())
-        assert response.status in (200, 400), (body, answer)
+        about = (seed, number, bytes(text), answer)
+        assert response.status in (200, 400), about
         if response.status == 200:
-            assert answer["response"]["allowed"] is True, (body, answer)
+            assert answer["response"]["allowed"] is True, about
+        seen[response.status, "patch" in str(answer)] += 1
     connection.close()
     assert injector.process.poll() is None
+    assert _resident_kib(injector) < MAX_RESIDENT_KIB
+    # Some of each: refused, admitted with the sidecar and without.
+    assert all(seen[kind] > FUZZED // 100 for kind in ((400, False), (200, True), (200, False))), seen
 
 
 def test_health_is_on_the_same_port(served):
