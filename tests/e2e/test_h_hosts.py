@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-import mesh
 import pytest
+from clusterkit import mesh
+from clusterkit.kube import ROOT, Cluster, Namespace, wait_for
+from clusterkit.load import max_over_mean, run_client
+from clusterkit.things import annotated, client_pod
 from figures import Figures
-from kube import ROOT, Cluster, Namespace, wait_for
-from load import max_over_mean, run_client
-from things import annotated, client_pod
 
 pytestmark = pytest.mark.e2e
 
