@@ -35,6 +35,7 @@ class ApiServer:
         self.server.tokens = {""}
         self.written_at = clock.now
         self.faulty = max_streams is not None and max_streams < PLENTY  # or: it has had a fault
+        self.dns_down = False
         self._last = 0.0
 
     @property
@@ -66,7 +67,21 @@ class ApiServer:
         self.server.black_hole = True
         self.clock.after(seconds, self.heal)
 
+    def stop_dns(self, seconds: float) -> None:
+        self.dns_down = True
+        self.clock.after(seconds, self.heal_dns)
+
+    def heal_dns(self) -> None:
+        self.dns_down = False
+
+    def refuse_tokens(self, seconds: float) -> None:
+        """401 for everybody."""
+        self.faulty = True
+        self.server.tokens = {"another"}
+        self.clock.after(seconds, self.heal)
+
     def heal(self) -> None:
+        self.server.tokens = {""}
         self.server.up, self.server.black_hole = True, False
         self.server.faults.clear()
 

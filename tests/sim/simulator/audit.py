@@ -7,6 +7,7 @@ from typing import Any
 from sidecar.balance.picker import SHARED_METHOD, Slot
 from sidecar.splice import peer as peers
 from sidecar.splice import service as services
+from sidecar.splice import states
 from sidecar.splice.backend import MAX_CONNECTIONS
 from sidecar.splice.downstream import Downstream
 from sidecar.splice.engine import Engine
@@ -27,31 +28,56 @@ def turn(name: str, engine: Engine, turns: int) -> None:
 
 def books(name: str, engine: Engine) -> None:
     """Recount from the streams what the engine keeps as running sums."""
-    now = engine._context.now
-    opened: dict[Slot, int] = {}
     streams: dict[Any, None] = {}  # one that is answered may be left on the backend's side only
     for peer in all_peers(engine):
-        _peer(name, peer)
         streams.update(dict.fromkeys(peer.streams.values()))
+    held_back: dict[Any, int] = {}
+    for stream in streams:
+        source = stream.request.source
+        held_back[source] = held_back.get(source, 0) + stream.request.held_size
+    for peer in all_peers(engine):
+        _peer(name, peer, held_back.get(peer, 0))
+    _context(name, engine, list(streams))
+    now = engine._context.now
+    opened: dict[Slot, int] = {}
     for stream in streams:
         if stream.slot is not None:
             opened[stream.slot] = opened.get(stream.slot, 0) + 1
-    for downstream in engine.downstreams:
-        for stream in downstream.streams.values():
-            queued = stream.phase == 0
-            waits = stream in stream.service.waiting or (
-                stream.backend is not None and stream in stream.backend.pending
-            )
-            if queued != waits and stream.request.state != 3:
-                raise Violation(
-                    "queue", f"{name}: a stream in phase {stream.phase} {'waits' if waits else 'is lost'}"
-                )
-            if queued and stream.expires < now:
-                raise Violation("queue", f"{name}: a stream waits {now - stream.expires:.3f} s too long")
+        if stream.down is not None:
+            _queued(name, stream, now)
     for service in engine.services.values():
         _service(name, service, opened)
     if opened:
         raise Violation("slots", f"{name}: {len(opened)} slots that no balancer counts")
+
+
+def _queued(name: str, stream: Any, now: float) -> None:
+    """A stream that no backend has waits where it will be found again, and not for ever."""
+    queued = stream.phase == states.QUEUED
+    waits = stream in stream.service.waiting or (
+        stream.backend is not None and stream in stream.backend.pending
+    )
+    if queued != waits and stream.request.state != states.RESET:
+        raise Violation(
+            "queue", f"{name}: a stream in phase {stream.phase} {'waits' if waits else 'is lost'}"
+        )
+    if queued and stream.expires < now:
+        raise Violation("queue", f"{name}: a stream waits {now - stream.expires:.3f} s too long")
+
+
+def _context(name: str, engine: Engine, streams: list[Any]) -> None:
+    """What is counted over all connections."""
+    peers_found = all_peers(engine)
+    counted = {
+        "streams": sum(len(downstream.streams) for downstream in engine.downstreams),
+        "held": sum(s.request.held_size + s.response.held_size for s in streams)
+        + sum(int(peer.unsent) for peer in peers_found),
+        "blocks": sum(len(s.block) for s in streams if s.block is not None),
+        "replay": sum(int(s.request.replay_size) for s in streams),
+        "incomplete": sum(int(peer.incomplete_counted) for peer in peers_found),
+    }
+    if counted != engine.kept():
+        raise Violation("books", f"{name}: there are {counted}, and the books say {engine.kept()}")
 
 
 def all_peers(engine: Engine) -> list[Any]:
@@ -62,8 +88,8 @@ def all_peers(engine: Engine) -> list[Any]:
     return found
 
 
-def _peer(name: str, peer: Any) -> None:
-    held_for = held_back = lent_for = 0
+def _peer(name: str, peer: Any, held_back: int) -> None:
+    held_for = lent_for = 0
     is_client = isinstance(peer, Downstream)
     for stream in peer.streams.values():
         outbound = stream.response if is_client else stream.request
@@ -73,12 +99,11 @@ def _peer(name: str, peer: Any) -> None:
             lent_for += outbound.lent
             if outbound.held_size > LEND_LIMIT + frames.DEFAULT_WINDOW:
                 raise Violation("bounds", f"{name}: a stream holds {outbound.held_size} octets")
-        if inbound.sink is None:
-            held_back += inbound.held_size
         for half in (outbound, inbound):
-            if half.held_size != sum(map(len, half.held or [])):
+            data, trailers = sum(map(len, half.held or [])), len(half.trailers or b"")
+            if half.held_size not in (data, data + trailers):
                 raise Violation(
-                    "books", f"{name}: a half holds other than the {half.held_size} octets it says"
+                    "books", f"{name}: a half holds {data} and {trailers} octets, and says {half.held_size}"
                 )
     if (held_for, held_back, lent_for) != (peer.held_for, peer.held_back, peer.lent_for):
         raise Violation(
@@ -161,7 +186,7 @@ class Promise:
     def _fewest(self, stream: Any, slot: Slot) -> None:
         method = slot.method
         assert method is not None
-        path = stream.block.path if stream.block.is_grpc else SHARED_METHOD
+        path = stream.path if stream.is_grpc else SHARED_METHOD
         if method.name not in (path, SHARED_METHOD):
             raise Violation("promise", f"{self._name}: {path!r} is counted as {method.name!r}")
         for backend in stream.service.backends.values():

@@ -20,8 +20,8 @@ CONVERGED_WITHIN = 2 * MAX_SECONDS + 15.0
 PROBE = Script(kind="server", method="/sim.Probe/Hold", response=(10, 10), think=0.6)
 # Connections are made when there is a client; the slowest server takes so long to say SETTINGS.
 WARM = 3.0
-# For connections to close and timers to run out.
-SETTLE = 12.0
+# For connections to close and timers to run out: the longest is 30 s, for what is not complete.
+SETTLE = 40.0
 
 
 def close(world: World) -> None:
@@ -39,6 +39,7 @@ def _heal(world: World) -> None:
     from simulator.world import READY
 
     world.api.heal()
+    world.api.heal_dns()
     for pod in world.pods.values():
         pod.refusing = pod.resetting = pod.silent = -1.0
         controller = world.controllers[pod.service]

@@ -15,6 +15,8 @@ from simulator.play import Result
 
 # Failures told in full; more would scroll the first ones away.
 MAX_REPORTS = 3
+# So many, and the rest will not say more.
+MAX_FAILED = 20
 FRESH_SEEDS = 10**9
 
 
@@ -47,7 +49,7 @@ def many(count: int, first: int | None, jobs: int, until_found: bool) -> int:
         if result.rule:
             failed.append(result)
             print(f"seed {result.seed}: {result.rule}: {result.detail[:300]}", flush=True)
-            if until_found:
+            if until_found or len(failed) == MAX_FAILED:
                 break
     seconds = time.perf_counter() - begun
     played = counts["runs"]
@@ -65,8 +67,11 @@ def _results(seeds: range, jobs: int) -> Iterable[Result]:
     if jobs == 1:
         yield from map(play.play_seed, seeds)
         return
-    with ProcessPoolExecutor(jobs) as pool:
+    pool = ProcessPoolExecutor(jobs)
+    try:
         yield from pool.map(play.play_seed, seeds, chunksize=20)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _summary(counts: Counter[str]) -> None:

@@ -11,6 +11,8 @@ from simulator.clock import Clock
 # What a kernel that is told so (sidecar/net/sockets.py) needs to find a vanished peer: with something unacknowledged,
 # and with nothing in flight.
 USER_TIMEOUT = 15.0
+# From a packet that gets lost to the moments when Linux sends it again: 200 ms, and then twice as long each time.
+SENT_AGAIN_AT = (0.2, 0.6, 1.4, 3.0, 6.2, 12.6)
 KEEPALIVE = 25.0
 # Small pieces cost an event each; what is left of a write after so many arrives as one.
 MAX_PIECES = 12
@@ -40,6 +42,7 @@ class End:
         self.wants_room = False
         self.other: End = self
         self._flying = 0
+        self._flying_since = 0.0
         self._last = 0.0
         self._fin = False
 
@@ -54,6 +57,8 @@ class End:
         if len(taken) < len(data):
             self.wants_room = True
         if taken:
+            if not self._flying:
+                self._flying_since = self.link.network.clock.now
             self._flying += len(taken)
             self.link.carry(self, taken)
         return len(taken)
@@ -66,6 +71,16 @@ class End:
             other.wants_room = False
             self.link.soon(other.wake)
         return data
+
+    def sent_again(self) -> int:
+        """How often in a row what is in flight was sent again (TCP_INFO); -1 if nothing is in flight."""
+        if not self._flying:
+            return -1
+        now = self.link.network.clock.now
+        if not self.link.vanished and now >= self.link.held_until:
+            return 0
+        waited = now - max(self._flying_since, self.link.held_since)
+        return sum(1 for when in SENT_AGAIN_AT if waited >= when)
 
     def close(self) -> None:
         """FIN after what was written. What still arrives is read and thrown away."""
@@ -131,6 +146,7 @@ class Link:
         self.cut = False  # reset or vanished: nothing arrives any more
         self.vanished = False
         self.held_until = 0.0  # nothing arrives before
+        self.held_since = 0.0
         self.born = network.clock.now
 
     def soon(self, act: Callable[[], None]) -> None:
@@ -204,12 +220,15 @@ class Link:
         if self.vanished:
             return
         self.cut = self.vanished = True
+        self.held_since = self.network.clock.now
         for end in (self.near, self.far):
             after = USER_TIMEOUT if end._flying else KEEPALIVE
             self.network.clock.after(after, lambda end=end: end.fail("did not answer in time"))  # type: ignore[misc]
 
     def hold(self, until: float) -> None:
         """What is written from now on arrives late, as after lost packets."""
+        if self.held_until < self.network.clock.now:
+            self.held_since = self.network.clock.now
         self.held_until = max(self.held_until, until)
 
     def forget_if_over(self) -> None:

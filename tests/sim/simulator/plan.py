@@ -166,6 +166,8 @@ def _faults(rng: random.Random) -> list[Act]:
     names = sorted(_HOW)
     chosen = rng.choice([names, names, rng.sample(names, 4), rng.sample(names, 2)])
     made = []
+    if rng.random() < 0.08:
+        made.append(Act(0.0, "api_stop", (rng.choice([0.4, 3.0, 20.0]),)))
     for _ in range(rng.choice([0, 1, 3, 6, 12])):
         what = rng.choice(chosen)
         at = round(
@@ -212,6 +214,8 @@ _HOW: dict[str, Any] = {
     "api_expire": lambda r: (),
     "api_refuse": lambda r: (r.choice([403, 410, 429, 500, 503, 200]), r.choice([1, 3])),
     "api_goaway": lambda r: (),
+    "api_unauthorized": lambda r: (r.choice([0.1, 5.0]),),
+    "dns_stop": lambda r: (r.choice([1.0, 10.0]),),
     "api_shuffle": lambda r: (),
     "pause_sidecar": lambda r: (_n(r), r.choice([0.01, 0.2, 1.0])),
     "drain_sidecar": lambda r: (_n(r),),

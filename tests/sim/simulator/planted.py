@@ -50,13 +50,13 @@ BUGS = {
     ),
     "a fall of the initial window is overlooked": Bug(
         "sidecar.wire.connection",
-        "            if difference != 0:\n                self.initial_window_changed",
-        "            if difference > 0:\n                self.initial_window_changed",
+        "        if self.peer_initial_window != before:\n",
+        "        if self.peer_initial_window > before:\n",
     ),
     "DATA overtakes DATA that is held": Bug(
-        "sidecar.splice.peer",
-        "        half.held.append(payload)\n",
-        "        half.held.insert(0, payload)\n",
+        "sidecar.splice.stream",
+        "            join(self.held, payload, size)\n",
+        "            self.held.insert(0, payload)\n",
     ),
     "the slot of a cancelled stream is not released": Bug(
         "sidecar.splice.service",
@@ -82,7 +82,7 @@ BUGS = {
     ),
     "a drain cuts the streams it should let end": Bug(
         "sidecar.splice.downstream",
-        "        if leaving and not self.streams:\n",
+        "        if leaving and self.streams.count() == 0:\n",
         "        if leaving:\n",
     ),
     "picks go on from the wrong count": Bug(

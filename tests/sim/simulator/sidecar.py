@@ -9,17 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar.balance.endpoints import ServicePort, Snapshot
 from sidecar.discovery.kubernetes import ApiServer, KubernetesSource
+from sidecar.discovery.ladder import Ladder
 from sidecar.splice.engine import Engine
 from sidecar.splice.upstream import Upstream
 from simulator import apiserver, audit
 from simulator.clock import Violation
+from simulator.names import ClusterDns, Volume
 from simulator.network import End
 
 if TYPE_CHECKING:
     from simulator.world import World
 
 READ_SIZE = 65_536
+# As in sidecar/net/dataplane.py.
+LOOK_INTERVAL = 0.5
+STALLED_AFTER_TIMEOUTS = 3
 # As in sidecar/app.py.
+CHECK_INTERVAL = 0.5
 DRAIN_TIMEOUT = 28.0
 LINGER = 0.1
 MAX_ROUNDS = 1000
@@ -35,6 +41,8 @@ class Channel:
         self.connecting = connecting
         self.closed = False
         self.unsent = b""
+        self.asked_at = -1.0  # of a backend: something was first sent since something came
+        self.stalled = False
         end.owner = lambda _: sidecar.look_at(self)
 
     def ready(self, now: float) -> None:
@@ -52,6 +60,9 @@ class Channel:
         if self.unsent and not end.wants_room:
             self._flush_unsent(now)
         if end.inbox:
+            self.asked_at = -1.0
+            if self.stalled:
+                self._set_stalled(False, now)
             self.sidecar.received(self.peer, end.read(READ_SIZE), now)
         elif end.error:
             self._drop(end.error, now)
@@ -81,6 +92,9 @@ class Channel:
             return
         pieces = peer.take_output()
         if pieces:
+            if self.asked_at < 0.0 and isinstance(peer, Upstream):
+                self.asked_at = now
+                self.sidecar.look_later(now)
             before = len(self.unsent)
             data = b"".join(pieces)
             if before:
@@ -91,6 +105,22 @@ class Channel:
                 self.sidecar.engine.socket_state(peer, len(self.unsent), now)
         if peer.finished:
             self._close(now)
+
+    def look(self, now: float) -> None:
+        """Does anybody still acknowledge what we send?"""
+        again = self.end.sent_again()
+        if again < 0:
+            self.asked_at = -1.0
+        if self.stalled:
+            if again <= 0:
+                self._set_stalled(False, now)
+        elif again >= STALLED_AFTER_TIMEOUTS:
+            self._set_stalled(True, now)
+
+    def _set_stalled(self, stalled: bool, now: float) -> None:
+        self.stalled = stalled
+        self.sidecar.world.count("connections found stalled" if stalled else "and well again")
+        self.sidecar.engine.stalled(self.peer, stalled, now)
 
     def _close(self, now: float) -> None:
         peer = self.peer
@@ -118,6 +148,7 @@ class Sidecar:
         self.transports: list[apiserver.Transport] = []
         self.frozen_until = -1.0
         self.exit_when_drained = False
+        self.volume = Volume()
 
     def start(self) -> None:
         world = self.world
@@ -135,17 +166,24 @@ class Sidecar:
         self._turns = 0
         self._drain_until = float("inf")
         self._idle_since = 0.0
-        self.source = KubernetesSource(
+        self._look_at = float("inf")
+        live = KubernetesSource(
             ApiServer("10.96.0.1", 443, None, ""),
             dial=apiserver.dial_for(world.api, self),
             now=world.clock.now,
             random=seed,
             namespace="default",
         )
+        dns = ClusterDns(world.api, self.wake_at)
+        self.source = Ladder(live, dns, self.volume, now=world.clock.now, wall=self._wall)  # type: ignore[arg-type]
+        self._check_at = world.clock.now + CHECK_INTERVAL
         for service in self.services:
             self.engine.service(port_of(service))
             world.network.listeners[self.address(service)] = self._accepts(service)
         self.wake_at(world.clock.now)
+
+    def _wall(self) -> float:
+        return 1.7e9 + self.world.clock.now
 
     def address(self, service: str) -> str:
         return f"{self.name}/{service}"
@@ -197,17 +235,17 @@ class Sidecar:
             self.wake_at(self._deadline(now))
 
     def _work(self, now: float) -> None:
-        engine, source = self.engine, self.source
+        _engine, source = self.engine, self.source
         ready, self._ready = self._ready, {}
         for channel in ready:
             channel.ready(now)
         told, self._told = self._told, []
         for act in told:
             act()
-        if engine.deadline() <= now:
-            engine.tick(now)
         if source.deadline() <= now:
             source.tick(now)
+        if now >= self._check_at:
+            self._tell_of_stuck(now)
         self._watch_new(now)
         for event in source.events():
             if isinstance(event, Snapshot):
@@ -227,8 +265,14 @@ class Sidecar:
         for endpoint in snapshot.endpoints:
             self.since.setdefault((service, endpoint.host), now)
         self.world.log("%s: %s is at %s", self.name, service, ", ".join(sorted(hosts)) or "nowhere")
-        self.world.count("snapshots")
+        self.world.count(f"snapshots: {snapshot.source}")
         self.engine.update(snapshot, now)
+
+    def _tell_of_stuck(self, now: float) -> None:
+        self._check_at = now + CHECK_INTERVAL
+        for service in self.engine.services.values():
+            if service.stuck():
+                self.source.failing(service.key, now)
 
     def _watch_new(self, now: float) -> None:
         for key in self.engine.services:
@@ -238,6 +282,10 @@ class Sidecar:
 
     def _turn_end(self, now: float) -> None:
         engine = self.engine
+        if engine.deadline() <= now:
+            engine.tick(now)
+        if self._look_at <= now:
+            self._look(now)
         for _ in range(MAX_ROUNDS):
             for upstream in engine.take_dials():
                 self._dial(upstream, now)
@@ -249,6 +297,18 @@ class Sidecar:
                 if channel is not None:
                     channel.flush(now)
         raise Violation("rest", f"{self.name}: the engine still wants something after {MAX_ROUNDS} rounds")
+
+    def look_later(self, now: float) -> None:
+        if self._look_at == float("inf"):
+            self._look_at = now + LOOK_INTERVAL
+
+    def _look(self, now: float) -> None:
+        self._look_at = float("inf")
+        for channel in list(self.channels.values()):
+            if channel.asked_at >= 0.0:
+                if now - channel.asked_at >= LOOK_INTERVAL:
+                    channel.look(now)
+                self.look_later(now)
 
     def _dial(self, upstream: Upstream, now: float) -> None:
         if upstream.gone:
@@ -263,7 +323,7 @@ class Sidecar:
         self.channels.pop(peer, None)
 
     def _deadline(self, now: float) -> float:
-        deadline = min(self.engine.deadline(), self.source.deadline())
+        deadline = min(self.engine.deadline(), self.source.deadline(), self._look_at)
         if self.engine.draining and self.exit_when_drained:
             deadline = min(deadline, self._drain_turn(now))
         return deadline
@@ -292,11 +352,13 @@ class Sidecar:
             self._idle_since = now
         if not busy and now >= self._idle_since + LINGER:
             self.world.log("%s has drained", self.name)
+            self.source.close(now)
             self.stop()
             return float("inf")
         if now >= self._drain_until:
             if self.engine.open_streams():
                 self.world.cut_by_sidecar(self.name)
+            self.source.close(now)
             self.stop()
             return float("inf")
         return self._drain_until if busy else self._idle_since + LINGER

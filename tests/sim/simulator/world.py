@@ -372,6 +372,12 @@ class World:
     def do_api_goaway(self) -> None:
         self.api.goaway()
 
+    def do_api_unauthorized(self, seconds: float) -> None:
+        self.api.refuse_tokens(seconds)
+
+    def do_dns_stop(self, seconds: float) -> None:
+        self.api.stop_dns(seconds)
+
     def do_api_shuffle(self) -> None:
         self.api.shuffle(self.random)
 
