@@ -85,6 +85,7 @@ class View:
             build=build_kind(),
             python=platform.python_version(),
             pid=os.getpid(),
+            host=platform.node(),
             started_at=self._started_at,
             uptime_seconds=round(now - self._started, 3),
         )

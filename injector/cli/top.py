@@ -20,7 +20,7 @@ from injector.cli.show import STATES, span
 from injector.cli.traffic import EndpointTraffic, Look, ServiceTraffic, services
 
 BAR: Final = 20  # characters
-STYLES: Final = {"even": "green", "as chance": "yellow", "uneven": "bold red"}
+STYLES: Final = {"even": "green", "as random picks": "yellow", "uneven": "bold red"}
 
 
 @click.command(
@@ -71,9 +71,12 @@ def top(
     """Add up what the sidecars of all client pods tell: open streams, calls a second, errors and latency.
 
     SERVICE is a name, NAME.NAMESPACE, or either with :PORT. The verdict compares the endpoints that took streams
-    all the while. "even": the fullest is within 10 % of the mean, or as near as whole streams allow. "as chance":
-    not even, but random picks would do no better in 1 of 100 cases or more (a chi-square test). "uneven": chance
-    does not explain it. Ends with 3 if a Service is uneven, and live with Ctrl-C.
+    all the while. Live, it ends with Ctrl-C.
+
+    \b
+    even             the fullest is within 10 % of the mean, or as near as whole streams allow
+    as random picks  not even, but dice would do no better in 1 of 100 cases (a chi-square test)
+    uneven           chance does not explain it: exit code 3
     """
     cluster = open_cluster(context, kubeconfig)
     wanted = _matcher(service, namespace or cluster.namespace) if service else None

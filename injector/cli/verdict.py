@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
-Word = Literal["even", "as chance", "uneven", "too few", "one endpoint", "no endpoint"]
+Word = Literal["even", "as random picks", "uneven", "too few", "one endpoint", "no endpoint"]
 
 # max/mean up to here is even to the eye and to the endpoints' CPUs.
 EVEN_RATIO: Final = 1.1
@@ -76,7 +76,7 @@ def _judge(counts: Sequence[int], counted: str) -> Verdict:
         return Verdict("even", told, counted, ratio, chance)
     if chance >= UNLIKELY:
         why = f"{told}: random picks give this or worse {_often(chance)}"
-        return Verdict("as chance", why, counted, ratio, chance)
+        return Verdict("as random picks", why, counted, ratio, chance)
     return Verdict("uneven", f"{told}: random picks give this {_often(chance)}", counted, ratio, chance)
 
 

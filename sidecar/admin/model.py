@@ -47,6 +47,7 @@ class Build(TypedDict):
     build: Literal["compiled", "interpreted"]
     python: str  # "3.11.7"
     pid: int
+    host: str  # the pod's name, where Kubernetes runs it
     started_at: str  # RFC 3339, UTC
     uptime_seconds: float
 

@@ -99,6 +99,7 @@ class FakeView:
                 "build": "compiled",
                 "python": "3.11.7",
                 "pid": 7,
+                "host": "web-5c9f7d8b6-x2x8p",
                 "started_at": "2026-11-23T12:00:00Z",
                 "uptime_seconds": 93.5,
             },

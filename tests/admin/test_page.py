@@ -192,6 +192,8 @@ def test_unevenness_is_said(
         ((1, 1, 1, 2), "even"),  # five streams over four endpoints: nothing evener can be
         ((10, 14, 8, 10), "as random picks"),
         ((40, 0, 0, 0), "uneven"),
+        ((4, 0, 0, 0), "as random picks"),  # so few that dice may do it
+        ((16, 0, 0, 0), "uneven"),
         ((0, 0, 0, 0), "waiting for calls"),
         ((3,), "one endpoint"),
         ((), "no endpoint"),
@@ -206,6 +208,19 @@ def test_verdict_on_open_streams(
     desktop.open(loop.url + "/")
     desktop.wait_for("document.body.dataset.updates")
     assert desktop.run("return document.querySelector('[data-service]').dataset.verdict") == word
+
+
+def test_slower_endpoints_with_as_many_open_streams_are_even(
+    desktop: Browser, loop: Loop, live: LiveView
+) -> None:
+    """Least open streams gives a slow endpoint fewer calls; both have as many open."""
+    live.services.append(service("greeter", 2))
+    for each in live.services[0]["endpoints"]:
+        each["open_streams"] = 10
+    live.calling = live.uneven = True
+    desktop.open(loop.url + "/")
+    desktop.wait_for("/^open streams are even/.test(document.querySelector('.why')?.textContent)")
+    assert desktop.run("return document.querySelector('[data-service]').dataset.verdict") == "even"
 
 
 def test_a_joiner_is_not_judged_by_calls_before_it(desktop: Browser, loop: Loop, live: LiveView) -> None:

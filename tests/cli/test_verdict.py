@@ -55,13 +55,13 @@ def test_the_binomial_tail_is_exact():
         ([1000, 1000, 1000], [1, 1, 1], "even"),
         ([1000, 1050, 1080], [0, 0, 0], "even"),  # within a tenth
         ([5, 5, 6], [0, 0, 0], "even"),  # sixteen streams cannot be spread better
-        ([30, 21, 27], [0, 0, 0], "as chance"),
+        ([30, 21, 27], [0, 0, 0], "as random picks"),
         ([900, 0, 0], [1, 0, 0], "uneven"),
         ([1000, 1000, 1500], [0, 0, 0], "uneven"),
         ([0, 0, 0, 0], [10, 10, 10, 10], "even"),  # long streams: no calls in the window
         ([0, 0, 0, 0], [1, 1, 1, 2], "even"),
         ([0, 0, 0, 0], [40, 0, 0, 0], "uneven"),
-        ([0, 0, 0, 0], [4, 0, 0, 0], "as chance"),
+        ([0, 0, 0, 0], [4, 0, 0, 0], "as random picks"),
         ([0, 0, 0, 0], [16, 0, 0, 0], "uneven"),
         ([2000, 1000], [10.2, 9.8], "even"),  # the slower endpoint has as many open as the other
         ([2000, 1000], [10.2, 4.8], "uneven"),

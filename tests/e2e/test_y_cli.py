@@ -85,7 +85,7 @@ def test_check_knows_a_namespace_that_refuses_the_capture_mode(installed: Cluste
 
 
 def test_explain_an_injected_pod(namespace: Namespace, client: str, login: list[str]) -> None:
-    (pod, *_) = namespace.pods("app=greeter-client")
+    (pod, *_) = namespace.pods("greeter-client")
     done = run(login, "explain", pod["metadata"]["name"], "-n", namespace.name, "-o", "json")
     told = done.json
     assert done.code == 0, told
@@ -95,7 +95,7 @@ def test_explain_an_injected_pod(namespace: Namespace, client: str, login: list[
     assert told["sidecar"]["state"] == "ready"
     assert told["sidecar"]["source"]["kind"] == "kubernetes"
     (greeter,) = (one for one in told["services"] if one["name"] == "greeter")
-    ready = {each["metadata"]["name"] for each in namespace.pods("app=greeter")}
+    ready = {each["metadata"]["name"] for each in namespace.pods("greeter")}
     assert {each["pod"] for each in greeter["endpoints"] if each["state"] == "ready"} == ready
     assert greeter["left_out"] == []
     assert greeter["snapshot_age_seconds"] > 0
@@ -107,7 +107,7 @@ def test_explain_an_injected_pod(namespace: Namespace, client: str, login: list[
 
 
 def test_explain_pods_that_are_not_injected(namespace: Namespace, client: str, login: list[str]) -> None:
-    (plain, *_) = namespace.pods("app=greeter-client-plain")
+    (plain, *_) = namespace.pods("greeter-client-plain")
     done = run(login, "explain", plain["metadata"]["name"], "-n", namespace.name)
     assert done.code == 0
     assert "it has no annotation evenstream.dev/inject, nor has Deployment greeter-client-plain" in done.out
@@ -133,7 +133,7 @@ def test_top_says_that_the_greeter_is_even(
     assert told["even"] is True
     assert one["calls"] > 0
     assert one["verdict"]["word"] == "even", one["verdict"]
-    pods = {each["metadata"]["name"] for each in namespace.pods("app=greeter")}
+    pods = {each["metadata"]["name"] for each in namespace.pods("greeter")}
     assert {each["pod"] for each in one["endpoints"] if each["judged"]} == pods
     assert one["p99_seconds"] > 0
     figures.note("command line", "evenstream top greeter", one["verdict"]["why"])
