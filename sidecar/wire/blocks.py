@@ -51,7 +51,8 @@ class Block:
         self.is_grpc: bool = False  # content-type application/grpc or application/grpc+...
         self.inserts: bool = False  # holds a literal with incremental indexing
         self.has_fields: bool = False  # beyond pseudo-headers
-        self.unique: bool = False  # holds a value of a name whose values do not repeat: not worth remembering
+        # Where the first field stands whose name has other values each time; -1: none, worth remembering.
+        self.unique_at: i64 = -1
         self.list_size: i64 = 0  # as SETTINGS_MAX_HEADER_LIST_SIZE counts
 
     def request_fault(self) -> str:
@@ -150,9 +151,28 @@ class BlockMemo:
     def learn(self, raw: bytes) -> Block:
         """What a block that `find` does not know says. Raises CompressionError or HeaderListTooLargeError."""
         self.misses += 1
-        block = self._walk(raw)
-        if len(raw) <= MAX_BLOCK_REMEMBERED and not block.unique:
+        block = Block(raw)
+        self._walk(block, 0)
+        if len(raw) <= MAX_BLOCK_REMEMBERED and block.unique_at < 0:
             self._remember(raw, block)
+        return block
+
+    def learn_rest(self, raw: bytes, beginning: Block) -> Block:
+        """`learn` for a block that begins with the octets of another one, which is known."""
+        self.misses += 1
+        block = Block(raw)
+        block.seen = beginning.seen
+        block.fault = beginning.fault
+        block.path = beginning.path
+        block.status = beginning.status
+        block.content_length = beginning.content_length
+        block.grpc_status = beginning.grpc_status
+        block.timeout = beginning.timeout
+        block.is_grpc = beginning.is_grpc
+        block.inserts = beginning.inserts
+        block.has_fields = beginning.has_fields
+        block.list_size = beginning.list_size
+        self._walk(block, len(beginning.raw))
         return block
 
     def _remember(self, raw: bytes, block: Block) -> None:
@@ -161,10 +181,10 @@ class BlockMemo:
             self._young = {}
         self._young[raw] = block
 
-    def _walk(self, raw: bytes) -> Block:
-        block = Block(raw)
+    def _walk(self, block: Block, at: i64) -> None:
+        """Read the block's octets from `at` on, the start of a field."""
+        raw = block.raw
         end: i64 = len(raw)
-        at: i64 = 0
         while at < end:
             first: i64 = raw[at]
             if block.list_size > MAX_HEADER_LIST:
@@ -186,11 +206,13 @@ class BlockMemo:
             name_end = _name_end(raw, at, end)
             at = primitives.string_end(raw, name_end, end)
             name = self._name(raw, start, name_end)
-            if name.values < MAX_VALUES_PER_NAME or not _pass_over(block, name, raw, name_end, at):
+            if name.values >= MAX_VALUES_PER_NAME and _pass_over(block, name, raw, name_end, at):
+                if block.unique_at < 0:
+                    block.unique_at = start
+            else:
                 _add(block, self._field(raw, start, name, name_end, at))
         if block.list_size > MAX_HEADER_LIST:
             raise HeaderListTooLargeError
-        return block
 
     def _field(self, raw: bytes, start: i64, name: _Name, name_end: i64, end: i64) -> Field:
         key = raw[start:end]
@@ -243,7 +265,6 @@ def _pass_over(block: Block, name: _Name, raw: bytes, at: i64, end: i64) -> bool
     size = primitives.value_size(raw, at, end)
     if size < 0:
         return False
-    block.unique = True
     block.has_fields = True
     block.list_size += name.size + size
     if name.kind == fields.GRPC_TIMEOUT:

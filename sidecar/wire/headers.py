@@ -42,6 +42,7 @@ class HeaderReader:
         self._last: Block | None = None
         self._before: Block | None = None
         self._unique: i64 = 0  # blocks in a row that hold a value of their own
+        self._beginning: Block | None = None  # of the last of them: what came ahead of that value
         self.acknowledged: bool = False  # the peer has acknowledged our table size of 0
 
     @property
@@ -65,9 +66,8 @@ class HeaderReader:
             raw = self._take_size_updates(raw)
         table = self._table
         if table is None:
-            # A peer that gives each call an id of its own: looking the whole block up would be in vain.
-            block = self._memo.learn(raw) if self._unique >= UNIQUE_IN_A_ROW else self._memo.read(raw)
-            if block.unique:
+            block = self._read_unique(raw) if self._unique >= UNIQUE_IN_A_ROW else self._memo.read(raw)
+            if block.unique_at >= 0:
                 self._unique += 1
                 return block
             self._unique = 0
@@ -80,6 +80,17 @@ class HeaderReader:
             return known
         plain = table.write_without(raw)
         return self._memo.learn(raw) if plain is raw else self._memo.read(plain)
+
+    def _read_unique(self, raw: bytes) -> Block:
+        """For a peer that gives each call an id of its own: looking the whole block up would be in vain, but it
+        often begins as the one before did."""
+        beginning = self._beginning
+        if beginning is not None and raw.startswith(beginning.raw):
+            return self._memo.learn_rest(raw, beginning)
+        block = self._memo.learn(raw)
+        if block.unique_at > 0:
+            self._beginning = self._memo.read(raw[: block.unique_at])
+        return block
 
     def _take_size_updates(self, raw: bytes) -> bytes:
         """Apply and strip the updates in front of a block."""

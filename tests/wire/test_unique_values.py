@@ -74,7 +74,7 @@ def test_a_value_of_its_own_is_judged_like_any_other(
     raw = encode(REQUEST) + field
     block = memo.read(raw)
     assert block.request_fault() == fault
-    assert block.unique == (not fault)
+    assert (block.unique_at == len(encode(REQUEST))) == (not fault)
     if not fault:
         assert (memo.blocks(), memo.fields()) == (blocks, known), "nothing of it is remembered"
         plain = encode([*REQUEST, (b"x-other", value)])
@@ -83,7 +83,7 @@ def test_a_value_of_its_own_is_judged_like_any_other(
 
 def test_a_deadline_of_its_own_is_read() -> None:
     block = learned().read(encode([*REQUEST, (b"grpc-timeout", b"1234m")]))
-    assert block.unique
+    assert block.unique_at >= 0
     assert block.timeout == pytest.approx(1.234)
 
 
@@ -97,8 +97,38 @@ def test_a_peer_that_stops_being_unique_is_looked_up_again() -> None:
     reader = HeaderReader(memo)
     reader.read(b"\x20" + encode(REQUEST))
     for number in range(2 * int(UNIQUE_IN_A_ROW)):
-        assert reader.read(encode([*REQUEST, (b"x-request-id", b"new %d" % number)])).unique
+        assert reader.read(encode([*REQUEST, (b"x-request-id", b"new %d" % number)])).unique_at > 0
     hits = memo.hits
     for path in (b"/a/B", b"/a/C", b"/a/D") * 3:
-        assert not reader.read(encode([*REQUEST[:2], (b":path", path)])).unique
+        assert reader.read(encode([*REQUEST[:2], (b":path", path)])).unique_at < 0
     assert memo.hits == hits + 6  # the first of each was new
+
+
+def test_blocks_that_begin_alike_are_read_like_any_other() -> None:
+    memo = learned()
+    reader = HeaderReader(memo)
+    reader.read(b"\x20" + encode(REQUEST))
+    tails: list[list[tuple[bytes, bytes]]] = [
+        [],
+        [(b"grpc-timeout", b"7S"), (b"content-type", b"application/grpc")],
+        [(b"x-request-id", b"7"), (b":authority", b"late")],
+        [(b"x-request-id", b"7\n")],
+        [(b"x-request-id", b"7"), (b"content-length", b"12"), (b"X-Upper", b"1")],
+    ]
+    for number in range(20):
+        for path in (b"/a/B", b"/a/C"):
+            for tail in tails:
+                head = [*REQUEST[:2], (b":path", path), (b"te", b"trailers")]
+                raw = encode([*head, (b"x-request-id", b"%d" % number), *tail])
+                read, learnt = reader.read(raw), BlockMemo().read(raw)
+                for name in (
+                    "raw",
+                    "seen",
+                    "fault",
+                    "path",
+                    "content_length",
+                    "timeout",
+                    "is_grpc",
+                    "list_size",
+                ):
+                    assert getattr(read, name) == getattr(learnt, name), (name, tail)
