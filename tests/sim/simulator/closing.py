@@ -137,6 +137,7 @@ def _idle(sidecar: Sidecar) -> None:
         "streams": engine.open_streams(),
         "octets": engine.held(),
         "clients' connections": len(engine.downstreams),
+        **{f"{what} of all connections": number for what, number in engine.kept().items()},
     }
     for service in engine.services.values():
         left[f"waiting for {service.name}"] = service.queued()
