@@ -108,6 +108,13 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     add("--service", type=_with(values.label), default=SERVICE, help="the Service in front (%(default)s)")
     add("--dns-name", action="append", default=[], metavar="NAME", help="one more name in the certificate")
+    add(
+        "--certificates",
+        type=_with(values.directory),
+        metavar="DIR",
+        help="take tls.crt, tls.key and ca.crt from here, as cert-manager makes them; no Secret is read or "
+        "written and no CA put anywhere",
+    )
     add("--secret", default=SECRET, help="the Secret that holds the certificates (%(default)s)")
     add(
         "--refresh-seconds",
@@ -157,13 +164,14 @@ def _serve(given: argparse.Namespace, options: Options) -> int:
     settings_ = kopf.OperatorSettings()
     place = cluster.Place(given.namespace, given.secret, given.webhook_configuration, WEBHOOKS)
     api = cluster.Cluster(settings_, place)
+    files = certs.Files(Path(given.certificates)) if given.certificates else None
     store = certs.Store(api, [f"{given.service}.{given.namespace}.svc", *given.dns_name])
     installation = webhook.Installation(options, given.sidecar_kind, api)
     listening = server.Server(
         given.address,
         given.port,
-        store,
-        api,
+        files or store,
+        files or api,
         refresh_seconds=given.refresh_seconds,
         also=installation.refresh,
     )

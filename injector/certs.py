@@ -11,6 +11,7 @@ import base64
 import binascii
 import datetime
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from cryptography import x509
@@ -46,6 +47,10 @@ class Bundle(NamedTuple):
 
 class ConflictError(Exception):
     """Another replica wrote the Secret first: read it again."""
+
+
+class FilesError(Exception):
+    """No usable certificate in a directory; one line that names it and says why."""
 
 
 class SecretApi(Protocol):
@@ -151,6 +156,32 @@ class Store:
             self._last = bundle
             return bundle
         raise ConflictError(f"the Secret was changed by others {MAX_CONFLICTS} times in a row")
+
+
+class Files:
+    """A certificate that something else makes and renews (cert-manager, say), in a directory where the kubelet
+    keeps a Secret's content. Whoever makes it also tells the API server to trust its CA."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def current(self, now: datetime.datetime) -> Bundle:
+        """What is there now; its `ca_key` is empty. Raises FilesError."""
+        try:
+            certificate, key = ((self._folder / name).read_bytes() for name in (CERTIFICATE, KEY))
+            path = self._folder / CA_CERTIFICATES
+            ca_certificates = path.read_bytes() if path.exists() else certificate
+            if _load(certificate).public_key() != serialization.load_pem_private_key(key, None).public_key():
+                raise FilesError(f"{self._folder}: {CERTIFICATE} and {KEY} do not belong together")
+            _load(ca_certificates)
+        except OSError as error:
+            raise FilesError(f"{error.filename}: {error.strerror}") from None
+        except (ValueError, TypeError) as error:
+            raise FilesError(f"{self._folder}: {' '.join(str(error).split())}") from None
+        return Bundle(ca_certificates, b"", certificate, key)
+
+    async def trust(self, ca_certificates: bytes) -> None:
+        """Not ours to do."""
 
 
 def _former(secret: Mapping[str, Any] | None) -> Bundle | None:

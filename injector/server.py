@@ -45,6 +45,9 @@ SHUTDOWN_SECONDS: Final = 5
 # Waiting for an API server that is not there yet, at start.
 RETRY_SECONDS: Final = (0.5, 1.0, 2.0, 5.0)
 
+# A look at the certificates that failed, and is tried again.
+NOT_NOW: Final = (ApiError, certs.ConflictError, certs.FilesError)
+
 _log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
@@ -138,7 +141,7 @@ class Server:
                 await asyncio.sleep(self._refresh_seconds)
                 try:
                     await self._refresh()
-                except (ApiError, certs.ConflictError) as error:
+                except NOT_NOW as error:
                     self._metrics.refreshed(ok=False)
                     _log.warning(
                         "certificate not checked, trying again in %s s: %s", self._refresh_seconds, error
@@ -152,7 +155,7 @@ class Server:
         while True:
             try:
                 await self._refresh()
-            except (ApiError, certs.ConflictError) as error:
+            except NOT_NOW as error:
                 self._metrics.refreshed(ok=False)
                 pause = RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)]
                 _log.warning("not ready, trying again in %s s: %s", pause, error)

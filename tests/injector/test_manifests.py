@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.fixture(scope="module")
 def objects() -> dict[tuple[str, str], dict[str, Any]]:
     """By kind and name, from the files that kustomization.yaml lists."""
-    folder = ROOT / "manifests"
+    folder = ROOT / "manifests" / "base"
     found = {}
     for name in yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]:
         for thing in yaml.safe_load_all((folder / name).read_text()):
@@ -28,7 +28,7 @@ def objects() -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def test_every_file_is_listed():
-    folder = ROOT / "manifests"
+    folder = ROOT / "manifests" / "base"
     listed = yaml.safe_load((folder / "kustomization.yaml").read_text())
     named = {*listed["resources"], *listed["configurations"], "kustomization.yaml"}
     assert {path.name for path in folder.glob("*.yaml")} == named
@@ -109,18 +109,90 @@ def test_images_run_as_a_numbered_user_and_fetch_no_frontend(dockerfile: str, ui
     assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"python:3.13-slim"}
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, which has kustomize in it")
+NEEDS_KUBECTL = pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="needs kubectl, which has kustomize in it"
+)
+OVERLAYS = ("high-availability", "cert-manager", "namespaced-rbac")
+
+
+def _rendered(folder: Path) -> list[dict[str, Any]]:
+    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def _named(things: list[dict[str, Any]]) -> set[str]:
+    return {f"{thing['kind']}/{thing['metadata']['name']}" for thing in things}
+
+
+@NEEDS_KUBECTL
 def test_kustomizes_images_reach_both_images(tmp_path: Path):
     shutil.copytree(ROOT / "manifests", tmp_path / "manifests")
-    shutil.copy(ROOT / "manifests" / "images-in-environment.yaml", tmp_path)
+    shutil.copy(ROOT / "manifests" / "base" / "images-in-environment.yaml", tmp_path)
     images = [
         {"name": f"evenstream-{name}", "newName": f"registry.example/{name}", "newTag": "1.0"}
         for name in ("injector", "sidecar")
     ]
     overlay = {"resources": ["manifests"], "configurations": ["images-in-environment.yaml"], "images": images}
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    done = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "image: registry.example/injector:1.0" in done.stdout
-    assert "value: registry.example/sidecar:1.0" in done.stdout
-    assert ":dev" not in done.stdout
+    text = yaml.safe_dump_all(_rendered(tmp_path))
+    assert "image: registry.example/injector:1.0" in text
+    assert "value: registry.example/sidecar:1.0" in text
+    assert ":dev" not in text
+
+
+@NEEDS_KUBECTL
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_differs_from_the_default_in_what_it_says_and_nothing_else(overlay: str):
+    default, other = (_rendered(ROOT / "manifests" / path) for path in (".", f"overlays/{overlay}"))
+    gone, new = _named(default) - _named(other), _named(other) - _named(default)
+    changed = {
+        f"{one['kind']}/{one['metadata']['name']}"
+        for one in other
+        if f"{one['kind']}/{one['metadata']['name']}" in _named(default) and one not in default
+    }
+    deployment, webhooks = (
+        "Deployment/evenstream-injector",
+        "MutatingWebhookConfiguration/evenstream-injector",
+    )
+    rights = {
+        f"{kind}/evenstream-injector" for kind in ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+    }
+    assert (gone, new, changed) == {
+        "high-availability": (set(), set(), {deployment}),
+        "namespaced-rbac": ({"ClusterRoleBinding/evenstream-sidecar"}, set(), set()),
+        "cert-manager": (
+            rights,
+            {
+                *("Issuer/evenstream-self-signed", "Certificate/evenstream-ca", "Issuer/evenstream-ca"),
+                "Certificate/evenstream-injector",
+            },
+            {deployment, webhooks},
+        ),
+    }[overlay]
+
+
+@NEEDS_KUBECTL
+def test_cert_managers_certificate_is_the_one_that_is_read_and_trusted():
+    things = {
+        (one["kind"], one["metadata"]["name"]): one
+        for one in _rendered(ROOT / "manifests/overlays/cert-manager")
+    }
+    certificate = things["Certificate", program.SERVICE]
+    assert certificate["spec"]["dnsNames"] == [f"{program.SERVICE}.{names.SYSTEM_NAMESPACE}.svc"]
+    configuration = things["MutatingWebhookConfiguration", program.WEBHOOK_CONFIGURATION]
+    assert configuration["metadata"]["annotations"] == {
+        "cert-manager.io/inject-ca-from": f"{names.SYSTEM_NAMESPACE}/{certificate['metadata']['name']}"
+    }
+    pod = things["Deployment", program.SERVICE]["spec"]["template"]["spec"]
+    assert pod["volumes"] == [
+        {"name": "certificates", "secret": {"secretName": certificate["spec"]["secretName"]}}
+    ]
+    (container,) = pod["containers"]
+    (mount,) = container["volumeMounts"]
+    assert container["args"] == ["serve", f"--certificates={mount['mountPath']}"]
+    # The other issuer signs what this one's CA vouches for.
+    assert (
+        things["Issuer", "evenstream-ca"]["spec"]["ca"]["secretName"]
+        == (things["Certificate", "evenstream-ca"]["spec"]["secretName"])
+    )

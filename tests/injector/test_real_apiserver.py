@@ -2,6 +2,7 @@
 
 import json
 import signal
+from typing import Any
 
 import pytest
 import yaml
@@ -179,3 +180,52 @@ def test_the_injectors_own_pods_pass_pod_security_restricted(api: Api):
         check=False,
     )
     assert "violates PodSecurity" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".",
+        "overlays/high-availability",
+        "overlays/cert-manager",
+        "overlays/namespaced-rbac",
+        "network-policy",
+    ],
+)
+def test_the_api_server_accepts_every_overlay(api: Api, path: str):
+    rendered = api.kubectl("kustomize", str(ROOT / "manifests" / path)).stdout
+    ours = [
+        one for one in yaml.safe_load_all(rendered) if not one["apiVersion"].startswith("cert-manager.io/")
+    ]
+    done = api.kubectl("apply", "--dry-run=server", "-f", "-", text=yaml.safe_dump_all(ours))
+    assert len(done.stdout.splitlines()) == len(ours)
+    assert "Warning" not in done.stderr
+
+
+def _rendered(api: Api, path: str) -> list[dict[str, Any]]:
+    """A kustomization of manifests/, without what is cert-manager's."""
+    rendered = api.kubectl("kustomize", str(ROOT / "manifests" / path)).stdout
+    return [
+        one for one in yaml.safe_load_all(rendered) if not one["apiVersion"].startswith("cert-manager.io/")
+    ]
+
+
+def _apply_roles(api: Api, path: str) -> None:
+    roles = [one for one in _rendered(api, path) if one["kind"].startswith("ClusterRole")]
+    api.kubectl("apply", "-f", "-", text=yaml.safe_dump_all(roles))
+
+
+def test_a_namespace_gives_access_to_its_services_by_itself(api: Api):
+    """manifests/overlays/namespaced-rbac, and manifests/namespace-access where it is wanted."""
+    who, watch = "system:serviceaccount:default:default", ("watch", "endpointslices.discovery.k8s.io")
+    api.kubectl("create", "namespace", "open")
+    api.kubectl("delete", "clusterrolebinding", "evenstream-sidecar")
+    try:
+        _apply_roles(api, "overlays/namespaced-rbac")
+        assert not _may(api, who, "default", *watch, "-n", "open")
+        api.kubectl("apply", "-n", "open", "-k", str(ROOT / "manifests" / "namespace-access"))
+        assert _may(api, who, "default", *watch, "-n", "open")
+        assert not _may(api, who, "default", *watch, "-n", "default")
+        assert not _may(api, who, "default", "list", "secrets", "-n", "open")
+    finally:
+        _apply_roles(api, ".")

@@ -1,5 +1,6 @@
 """`python -m injector serve` as a process: a real TLS socket, a Kubernetes API with behaviour behind it."""
 
+import datetime
 import json
 import os
 import random
@@ -15,7 +16,9 @@ import jsonpatch
 import pytest
 from fake_cluster import FakeCluster
 from prometheus_client.parser import text_string_to_metric_families
-from serving import Injector, connect, patch_of, post, review
+from serving import NAME, Injector, connect, patch_of, post, review
+
+from injector import certs
 
 POD: dict[str, Any] = {
     "apiVersion": "v1",
@@ -404,3 +407,15 @@ def test_metrics_name_nobody(served):
     connection.close()
     assert b"secret-name" not in body
     assert b"shop" not in body
+
+
+def test_with_certificates_from_files_it_asks_for_no_right_at_all(cluster: FakeCluster, tmp_path: Path):
+    bundle = certs.issue([NAME], datetime.datetime.now(datetime.UTC))
+    for name, content in (("tls.crt", bundle.certificate), ("tls.key", bundle.key)):
+        (tmp_path / name).write_bytes(content)
+    with Injector(cluster.kubeconfig, 0, f"--certificates={tmp_path}") as injector:
+        injector.wait_for("ready: listening")
+        status, _ = post(injector.port, bundle.ca_certificates, json.dumps(review(POD)).encode())
+        assert status == 200
+        assert injector.stop() == 0
+    assert {call.partition(" ")[2] for call in cluster.calls} <= {"/version", "/api", "/api/v1", "/apis"}

@@ -5,6 +5,7 @@ import datetime
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -48,7 +49,9 @@ class Webhook:
 
 
 @asynccontextmanager
-async def _serving(certificates: Certificates, webhook: Webhook) -> AsyncIterator[Server]:
+async def _serving(
+    certificates: certs.Files | Certificates, webhook: certs.Files | Webhook
+) -> AsyncIterator[Server]:
     async def answer(review: object) -> object:
         raise AssertionError("no review is sent here")
 
@@ -104,3 +107,54 @@ def test_a_webhook_configuration_applied_anew_gets_the_ca_again_even_after_failu
             assert webhook.ca == certificates.bundle.ca_certificates
 
     asyncio.run(scenario())
+
+
+def test_certificates_from_files_are_taken_as_they_change(tmp_path: Path):
+    """As the kubelet swaps a Secret's content under a mount."""
+
+    def write(bundle: certs.Bundle) -> None:
+        files = {
+            certs.CERTIFICATE: bundle.certificate,
+            certs.KEY: bundle.key,
+            certs.CA_CERTIFICATES: bundle.ca_certificates,
+        }
+        for name, content in files.items():
+            (tmp_path / name).write_bytes(content)
+
+    async def scenario() -> None:
+        first = certs.issue([NAME], datetime.datetime.now(datetime.UTC))
+        write(first)
+        files = certs.Files(tmp_path)
+        async with _serving(files, files) as server, asyncio.timeout(DEADLINE_SECONDS):
+            assert await _presented(server, first.ca_certificates) == _der(first.certificate)
+            (tmp_path / certs.KEY).write_bytes(b"half of it")
+            second = certs.issue([NAME], datetime.datetime.now(datetime.UTC), first)
+            write(second)
+            while await _presented(server, first.ca_certificates) != _der(second.certificate):
+                await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (certs.KEY, None, "tls.key: No such file"),
+        (certs.CERTIFICATE, b"", "Unable to load PEM file"),
+        (certs.KEY, b"x", "Could not deserialize|Unable to load PEM"),
+        (certs.KEY, "other", "tls.crt and tls.key do not belong together"),
+        (certs.CA_CERTIFICATES, b"x", "Unable to load PEM"),
+    ],
+)
+def test_files_that_are_no_certificate_are_one_clear_error(tmp_path: Path, name: str, content, says: str):
+    now = datetime.datetime.now(datetime.UTC)
+    bundle, other = certs.issue([NAME], now), certs.issue([NAME], now)
+    (tmp_path / certs.CERTIFICATE).write_bytes(bundle.certificate)
+    (tmp_path / certs.KEY).write_bytes(bundle.key)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(other.key if content == "other" else content)
+    with pytest.raises(certs.FilesError, match=says) as raised:
+        asyncio.run(certs.Files(tmp_path).current(now))
+    assert "\n" not in str(raised.value)
