@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 from contract import names
+from contract.values import Address
 from sidecar.admin.model import (
     ENDPOINT_STATES,
     Build,
@@ -17,6 +18,7 @@ from sidecar.admin.model import (
     EndpointState,
     Engine,
     Histogram,
+    Passthrough,
     Readiness,
     Service,
     State,
@@ -106,6 +108,7 @@ class View:
             total=sum(kind["total"] for kind in kinds.values()),
             kinds=kinds,
             passthrough_reasons=reasons,
+            passthrough=_passthrough(capture) if capture is not None else [],
         )
 
     def _engine_status(self) -> Engine:
@@ -155,6 +158,18 @@ class View:
             latency=_histogram(stats),
             endpoints=[_endpoint(b) for b in [*service.backends.values(), *service.retiring]],
         )
+
+
+def _passthrough(capture: Capture) -> list[Passthrough]:
+    return [
+        Passthrough(
+            destination=str(Address(*passed.destination)),
+            service=str(passed.service) if passed.service is not None else "",
+            reason=passed.reason,
+            connections=count,
+        )
+        for passed, count in reversed(capture.passed_to.items())
+    ]
 
 
 def _endpoint(backend: Backend) -> Endpoint:

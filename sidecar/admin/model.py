@@ -102,6 +102,15 @@ class Count(TypedDict):
     total: int
 
 
+class Passthrough(TypedDict):
+    """Connections to one destination that were passed through as they came, for one reason."""
+
+    destination: str  # "10.96.0.7:443"
+    service: str  # "payments.shop:443"; empty if it is none's, or not known
+    reason: str
+    connections: int  # so far
+
+
 class Connections(TypedDict):
     """From the application to the sidecar."""
 
@@ -109,6 +118,7 @@ class Connections(TypedDict):
     total: int
     kinds: dict[str, Count]  # "grpc", "passthrough", "undecided"
     passthrough_reasons: dict[str, int]  # connections ever passed through: tls, http1, not_http2, ...
+    passthrough: list[Passthrough]  # the destinations of late, the latest first
 
 
 class Memo(TypedDict):

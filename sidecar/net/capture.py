@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from sidecar.balance.endpoints import ServicePort
 from sidecar.net import sniff, sockets
@@ -31,9 +31,19 @@ RESOLVE_TIMEOUT: Final = 1.0
 SILENCE_TIMEOUT: Final = 0.2
 # Destinations remembered: as many as a busy pod talks to. The oldest is forgotten and asked for again.
 MAX_DESTINATIONS: Final = 4096
+# Destinations of connections that were passed through, told to people: those of late. No metric has them.
+MAX_TOLD: Final = 64
 # How long an answer holds. A Service's address is its own for life, but the next Service may get it.
 ANSWER_TTL: Final = 300.0
 NEGATIVE_TTL: Final = 30.0
+
+
+class Passed(NamedTuple):
+    """Where connections went that were passed through as they came, and why."""
+
+    destination: Destination
+    service: ServicePort | None  # whose address that is, where it is known
+    reason: str
 
 
 @final
@@ -54,6 +64,7 @@ class Capture:
         self.plane: Final = plane
         self.open: dict[Captured, None] = {}
         self.passed_through: dict[str, int] = {}  # reason -> connections so far
+        self.passed_to: dict[Passed, int] = {}  # connections so far, the latest last
         self.passing: int = 0  # now
         self._ask = ask
         self._timed: dict[Captured, None] = {}  # with a time-out under way
@@ -121,8 +132,13 @@ class Capture:
         if known is not None:
             known.client_speaks_first = True
 
-    def count(self, reason: str) -> None:
+    def count(self, reason: str, destination: Destination, service: ServicePort | None) -> None:
         self.passed_through[reason] = self.passed_through.get(reason, 0) + 1
+        passed = Passed(destination, service, reason)
+        before = self.passed_to.pop(passed, 0)
+        if len(self.passed_to) >= MAX_TOLD:
+            del self.passed_to[next(iter(self.passed_to))]
+        self.passed_to[passed] = before + 1
 
     def forget(self, captured: Captured) -> None:
         self.open.pop(captured, None)
@@ -247,7 +263,7 @@ class Captured(Channel):
             return
         self._relaying = True
         self.capture.decided(self)
-        self.capture.count(reason)
+        self.capture.count(reason, self.destination, self.service)
         self.capture.passing += 1
         if self._original is None:
             self.dial(now)

@@ -113,7 +113,7 @@ class FakeView:
                 "counters": {"lists": 2, "events": 40},
             },
             "services": self.services,
-            "connections": {"open": 0, "total": 0, "kinds": {}, "passthrough_reasons": {}},
+            "connections": {"open": 0, "total": 0, "kinds": {}, "passthrough_reasons": {}, "passthrough": []},
             "engine": {
                 "protocol_errors": {},
                 "memos": {"block": {"hits": 900, "misses": 100, "entries": 3}},

@@ -62,6 +62,7 @@ def busy(view: FakeView) -> None:
         "total": 9,
         "kinds": {"grpc": {"open": 2, "total": 5}, "passthrough": {"open": 1, "total": 4}},
         "passthrough_reasons": {"tls": 3, "http1": 1},
+        "passthrough": [],
     }
     view.held["engine"]["protocol_errors"] = {"FLOW_CONTROL_ERROR": 2}
     view.held["engine"]["counters"] = {"loop_turns": 11, "Odd name_total": 12}

@@ -128,6 +128,15 @@ def test_live_bars(
         "total": 14,
         "kinds": {"grpc": {"open": 2, "total": 5}, "passthrough": {"open": 1, "total": 9}},
         "passthrough_reasons": {"tls": 7, "http1": 2},
+        "passthrough": [
+            {
+                "destination": "10.96.0.7:443",
+                "service": "payments.shop:443",
+                "reason": "tls",
+                "connections": 7,
+            },
+            {"destination": "203.0.113.9:80", "service": "", "reason": "http1", "connections": 2},
+        ],
     }
     live.calling = True
     browser.open(loop.url + "/")
@@ -147,6 +156,9 @@ def test_live_bars(
     browser.wait_for(f"Number(document.body.dataset.updates) >= {seen + 2}")
     after = browser.run(f"{rows}.map(r => parseInt(r.querySelector('.calls output').textContent))")
     assert all(b > a for a, b in zip(before[:5], after[:5], strict=True)), "the bars live"
+    passed = browser.run("return document.getElementById('passed').innerText")
+    assert "payments.shop:443" in passed
+    assert "203.0.113.9:80" in passed
     fits(browser)
     assert browser.complaints() == [], "no outside asset, nothing the page's own policy forbids"
     keep(browser, request, tmp_path)
@@ -160,6 +172,7 @@ def test_no_service_yet(
         "total": 2,
         "kinds": {"grpc": {"open": 0, "total": 0}, "passthrough": {"open": 1, "total": 2}},
         "passthrough_reasons": {"tls": 2},
+        "passthrough": [],
     }
     live.held["state"], live.held["reason"] = "starting", "waiting for the first answer of the API server"
     browser.open(loop.url + "/")

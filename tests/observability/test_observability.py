@@ -74,6 +74,7 @@ def busy_view() -> FakeView:
         "total": 9,
         "kinds": {"grpc": {"open": 2, "total": 5}, "passthrough": {"open": 1, "total": 4}},
         "passthrough_reasons": {"tls": 3, "http1": 1},
+        "passthrough": [],
     }
     view.held["engine"]["protocol_errors"] = {"FLOW_CONTROL_ERROR": 2}
     return view

@@ -1,0 +1,93 @@
+"""What is remembered of connections that are passed through: where to, whose address, why; and how much of it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sidecar.balance.endpoints import ServicePort
+from sidecar.net.capture import MAX_TOLD, Capture, Passed
+from sidecar.net.dataplane import DataPlane
+from sidecar.net.loop import Loop
+from sidecar.net.sockets import Destination
+from sidecar.splice.engine import Engine
+from sidecar.view import View
+
+ORDERS = ServicePort("shop", "orders", 7000)
+TLS_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500)
+
+
+class Source:
+    """Knows nothing and is synced."""
+
+    def synced(self) -> bool:
+        return True
+
+    def status(self, now: float) -> dict[str, Any]:
+        return {"kind": "none"}
+
+    def standing(self, *_: Any) -> Any:
+        return None
+
+
+@pytest.fixture
+def capture() -> Iterator[Capture]:
+    loop = Loop()
+    made = Capture(DataPlane(loop, Engine(7)), lambda destination, now: None)
+    yield made
+    made.abort_all()
+    loop.close()
+
+
+def connect(
+    capture: Capture, destination: Destination, service: ServicePort | None, first: bytes
+) -> socket.socket:
+    """A redirected client that has said `first` once its destination is found out."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    capture.adopt(ours, destination, 1.0)
+    captured = next(reversed(capture.open))
+    if first:
+        captured.received(first, 1.0)
+    capture.resolved(destination, service, False, False, 1.0)
+    return theirs
+
+
+def test_destination_service_and_reason_are_kept(capture: Capture):
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        orders, outside = (Destination(*server.getsockname()[:2]) for server in (one, other))
+        clients = [connect(capture, orders, ORDERS, TLS_HELLO) for _ in range(2)]
+        clients.append(connect(capture, outside, None, b""))
+    assert capture.passed_through == {"tls": 2, "not_a_service": 1}
+    assert capture.passed_to == {
+        Passed(orders, ORDERS, "tls"): 2,
+        Passed(outside, None, "not_a_service"): 1,
+    }
+    for client in clients:
+        client.close()
+
+
+def test_the_latest_stand_last_and_the_number_is_bounded(capture: Capture):
+    for number in range(3 * MAX_TOLD):
+        capture.count("tls", Destination("10.0.0.1", 1000 + number), None)
+        capture.count("tls", Destination("10.0.0.1", 1), None)
+    assert len(capture.passed_to) == MAX_TOLD
+    (*_, before, last) = capture.passed_to.items()
+    assert last == (Passed(Destination("10.0.0.1", 1), None, "tls"), 3 * MAX_TOLD), (
+        "in use, so never forgotten"
+    )
+    assert before[0].destination.port == 1000 + 3 * MAX_TOLD - 1
+    assert capture.passed_through == {"tls": 6 * MAX_TOLD}
+
+
+def test_the_status_tells_the_latest_first(capture: Capture):
+    capture.count("tls", Destination("10.96.0.7", 443), ORDERS)
+    capture.count("http1", Destination("fd00::9", 80), None)
+    view = View(capture.plane.engine, Source(), capture, 0.0)  # type: ignore[arg-type]
+    assert view.status(1.0)["connections"]["passthrough"] == [
+        {"destination": "[fd00::9]:80", "service": "", "reason": "http1", "connections": 1},
+        {"destination": "10.96.0.7:443", "service": "orders.shop:7000", "reason": "tls", "connections": 1},
+    ]
