@@ -154,6 +154,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         sidecar=True,
     ),
     _setting(
+        "drain-timeout",
+        values.seconds,
+        "28",
+        "Seconds after SIGTERM that streams have to end; then they are cut. In a pod 2 s less than its "
+        "terminationGracePeriodSeconds.",
+        sidecar=True,
+    ),
+    _setting(
         "listen",
         values.listens,
         "",

@@ -26,6 +26,8 @@ _IMAGE: Final = re.compile(
     r"([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
 )
 MAX_PORT: Final = 65535
+# A day: what takes longer is not waited for by anybody.
+MAX_SECONDS: Final = 86400
 # RFC 1035's 255 less what stands in front: two labels, "svc" and dots.
 MAX_DOMAIN: Final = 120
 # More would not fit an iptables-restore input or an environment anybody reads.
@@ -179,6 +181,12 @@ def label(text: str) -> str:
     if not _LABEL.fullmatch(text):
         raise BadValueError("allowed: a DNS label of at most 63 characters, such as default")
     return text
+
+
+def seconds(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= MAX_SECONDS and len(text) <= 5):
+        raise BadValueError(f"allowed: whole seconds from 1 to {MAX_SECONDS}")
+    return int(text)
 
 
 def directory(text: str) -> str:

@@ -75,6 +75,9 @@ def main(arguments: Sequence[str]) -> int:
     except PortInUseError as error:
         sys.stderr.write(f"evenstream-sidecar: {error}\n")
         return EXIT_PORT
+    except ValueError as error:  # the source named cannot be had here
+        sys.stderr.write(f"evenstream-sidecar: {error}\n")
+        return EXIT_USAGE
     listens = ", ".join(str(each) for each in settings["listen"]) or "none"
     log.info(
         "evenstream sidecar %s (%s), source %s, listeners %s, capture %s, admin %s",

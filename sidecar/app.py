@@ -27,9 +27,6 @@ log: Final = logging.getLogger("sidecar")
 
 # The loopback addresses a redirected connection arrives at (REDIRECT in OUTPUT rewrites to them).
 CAPTURE_HOSTS: Final = ("127.0.0.1", "::1")
-# After SIGTERM, streams run on until the pod's own grace period ends them; this is for a sidecar that is run
-# without one. Kubernetes' default grace period is 30 s.
-DRAIN_TIMEOUT: Final = 28.0
 # How often, at most, a Service whose calls find no endpoint is told to its source, which may know another way.
 # No turn is made for it: calls that wait have timers, which make turns enough.
 CHECK_INTERVAL: Final = 0.5
@@ -56,6 +53,7 @@ class Sidecar:
             namespace=self._namespace,
             state_dir=settings["state-dir"],
         )
+        self._drain_timeout: float = settings["drain-timeout"]
         self._check_at = now + CHECK_INTERVAL
         self._watched: set[ServicePort] = set()
         self._drain_until: float = float("inf")
@@ -185,14 +183,14 @@ class Sidecar:
             self.loop.stop()
 
     def drain(self) -> None:
-        """GOAWAY to every client; `run` returns when their streams are over, or at DRAIN_TIMEOUT."""
+        """GOAWAY to every client; `run` returns when their streams are over, or after the drain timeout."""
         if self.engine.draining:
             return
         now = self.loop.now()
         log.info("draining: %d open streams", self.engine.open_streams())
         self.engine.drain(now)
         self.loop.attentive = True
-        self._drain_until = now + DRAIN_TIMEOUT
+        self._drain_until = now + self._drain_timeout
 
     def _drain_turn(self, now: float) -> float:
         passing = self.capture.passing if self.capture is not None else 0

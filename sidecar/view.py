@@ -33,9 +33,9 @@ from sidecar.splice.service import Service as SpliceService
 from sidecar.splice.stats import LATENCY_BUCKETS, StreamStats
 from sidecar.wire.frames import error_name
 
-# With the API server out of reach the pod must start all the same. Half of this is discovery's (ladder.py):
-# by then it has fallen back as far as it can, and captured connections go where they were going without us.
-SYNC_PATIENCE: Final = 1.0
+# With the API server out of reach the pod must start all the same. 0.5 s of this are discovery's (ladder.py): by
+# then it has fallen back as far as it can, and captured connections go where they were going without us.
+SYNC_PATIENCE: Final = 0.6
 
 
 def build_kind() -> Literal["compiled", "interpreted"]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from contract import names, settings
+from contract.values import MAX_SECONDS
 from injector.admission.shape import as_map, pod_budget
 
 # A pod may have IPv4, IPv6 or both, and the kubelet's probes come to whichever is the pod's first address.
@@ -38,6 +39,10 @@ STATE_SIZE: Final = "16Mi"
 # A plain sidecar holds back the containers after it until it answers (`sidecar.gate`), and its end until
 # the application's connections have gone, or this long: 5 s of the default grace period are left to drain.
 PLAIN_STOP_SECONDS: Final = 25
+
+# The sidecar cuts what is left, and ends as it should, so long before the kubelet would kill it.
+DRAIN_MARGIN_SECONDS: Final = 2
+DEFAULT_GRACE_SECONDS: Final = 30  # Kubernetes' own; the sidecar's default fits it
 
 # Settings that the sidecar reads from its environment and that an annotation may set. Unset ones are not
 # written, so that a sidecar of another version keeps its own defaults.
@@ -85,15 +90,19 @@ def _probe(path: str, period: int, failures: int) -> Json:
     }
 
 
-def environment(annotations: Mapping[str, str], values: Mapping[str, Any], listen: str = "") -> list[Json]:
-    """EVENSTREAM_* for the sidecar; `listen`: the listeners of `capture: hosts`. The namespace comes from
-    the downward API: a pod made by a controller has none yet at admission, and a manifest given to `inject`
-    may be applied to any."""
+def environment(
+    annotations: Mapping[str, str], values: Mapping[str, Any], listen: str = "", grace: object = None
+) -> list[Json]:
+    """EVENSTREAM_* for the sidecar; `grace`: the pod's terminationGracePeriodSeconds, `listen`: the listeners
+    of `capture: hosts`. The namespace comes from the downward API: a pod made by a controller has none yet
+    at admission, and a manifest given to `inject` may be applied to any."""
     fixed = {"source": "kubernetes", "admin": ADMIN_ADDRESS, "state-dir": names.STATE_DIR}
     if values["capture-mode"] == "iptables":
         fixed["capture"] = str(names.CAPTURE_PORT)
     if listen:
         fixed["listen"] = listen
+    if isinstance(grace, int) and grace > DRAIN_MARGIN_SECONDS and grace != DEFAULT_GRACE_SECONDS:
+        fixed["drain-timeout"] = str(min(grace - DRAIN_MARGIN_SECONDS, MAX_SECONDS))
     given = {s.name: annotations[s.annotation] for s in _PASSED_ON if s.annotation in annotations}
     written: list[Json] = [
         {"name": settings.BY_NAME[name].env, "value": text} for name, text in {**fixed, **given}.items()
@@ -125,7 +134,7 @@ def sidecar(
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         **start,
-        "env": environment(annotations, values, listen),
+        "env": environment(annotations, values, listen, spec.get("terminationGracePeriodSeconds")),
         "ports": [{"name": ADMIN_PORT_NAME, "containerPort": names.ADMIN_PORT, "protocol": "TCP"}],
         "startupProbe": _probe("/livez", STARTUP_PERIOD_SECONDS, STARTUP_FAILURES),
         "readinessProbe": _probe("/readyz", READINESS_PERIOD_SECONDS, READINESS_FAILURES),

@@ -31,6 +31,9 @@ HANDSHAKE_TIMEOUT: Final = 10.0
 INCOMPLETE_TIMEOUT: Final = 30.0
 # A client answers the PING of a graceful GOAWAY in a round trip; one that does not is told all the same.
 DRAIN_GRACE: Final = 1.0
+# A client that connects during the drain has calls to make still, and is sent away only so much later: gRPC's C-core
+# takes a GOAWAY before its first call for a connection that could not be made, and fails its calls.
+DRAIN_STAY: Final = 0.5
 
 
 @final
@@ -83,9 +86,7 @@ class Engine:
         context.handshakes[downstream] = now + HANDSHAKE_TIMEOUT
         service.connect()
         if self.draining:
-            # An application on its way out may still have a last call to make; it is told at once not to stay.
-            downstream.drain()
-            context.after(DRAIN_GRACE, _DrainGraceOver(self))
+            context.after(DRAIN_STAY, _StayOver(self, downstream))
         return downstream
 
     def connected(self, upstream: Upstream, now: float) -> None:
@@ -245,12 +246,21 @@ class Engine:
         self._context.now = now
         self.draining = True
         for downstream in self.downstreams:
-            downstream.drain()
+            if downstream.peer_ready:
+                downstream.drain()
+            else:
+                self._context.after(DRAIN_STAY, _StayOver(self, downstream))
+        self._context.after(DRAIN_GRACE, _DrainGraceOver(self))
+
+    def stay_over(self, downstream: Downstream) -> None:
+        """A client that connected late has been here for long enough."""
+        downstream.drain()
         self._context.after(DRAIN_GRACE, _DrainGraceOver(self))
 
     def drain_grace_over(self) -> None:
         for downstream in list(self.downstreams):
-            downstream.drain_now()
+            if downstream.draining:
+                downstream.drain_now()
 
     def held(self) -> int:
         """Octets of DATA taken from one side and not yet written to the other."""
@@ -303,3 +313,14 @@ class _DrainGraceOver(Timer):
 
     def fire(self) -> None:
         self._engine.drain_grace_over()
+
+
+@final
+class _StayOver(Timer):
+    def __init__(self, engine: Engine, downstream: Downstream) -> None:
+        super().__init__()
+        self._engine = engine
+        self._downstream = downstream
+
+    def fire(self) -> None:
+        self._engine.stay_over(self._downstream)

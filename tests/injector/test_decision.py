@@ -269,6 +269,19 @@ def test_the_pods_image_beats_the_installations():
     assert _sidecar(_pod(sidecar_image="other:2"))["image"] == "other:2"
 
 
+@pytest.mark.parametrize(
+    ("grace", "written"),
+    [(None, None), (30, None), (300, "298"), (3, "1"), (2, None), (0, None), (10**6, "86400")],
+)
+def test_streams_may_drain_for_as_long_as_the_pod_may_end(grace: int | None, written: str | None):
+    spec: dict[str, Any] = {"containers": [{"name": "a", "image": "a:1"}]}
+    if grace is not None:
+        spec["terminationGracePeriodSeconds"] = grace
+    pod = {"metadata": {"annotations": {names.INJECT_ANNOTATION: "enabled"}}, "spec": spec}
+    after = inject(pod, decide(pod, OPTIONS))
+    assert _environment(after).get("EVENSTREAM_DRAIN_TIMEOUT") == written
+
+
 def test_a_long_value_is_cut_in_the_warning():
     (warning,) = decide(_pod(services="x" * 5000), OPTIONS).warnings
     assert len(warning) < 400

@@ -31,7 +31,11 @@ def _why_not() -> str:
     )
 
 
-pytestmark = [pytest.mark.skipif(bool(_why_not()), reason=_why_not()), pytest.mark.xdist_group("vanish")]
+pytestmark = [
+    pytest.mark.skipif(bool(_why_not()), reason=_why_not()),
+    pytest.mark.xdist_group("vanish"),
+    pytest.mark.once,
+]
 
 
 @pytest.fixture(scope="module")

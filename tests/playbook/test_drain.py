@@ -5,6 +5,7 @@ from __future__ import annotations
 from transcript import (
     NO_ERROR,
     POST,
+    PREFACE,
     REFUSED_STREAM,
     Client,
     Goaway,
@@ -14,6 +15,7 @@ from transcript import (
     headers,
     ping,
     ready,
+    settings,
 )
 
 
@@ -91,11 +93,44 @@ def test_a_drain_before_the_preface() -> None:
     assert client.closed
 
 
-def test_a_client_that_connects_during_the_drain_is_sent_away() -> None:
+def test_a_client_that_connects_during_the_drain_has_its_calls_and_is_then_sent_away() -> None:
     world = ready(1)
     drain(world)
     world.advance(2.0)
     client = world.client()
+    stream = client.calls()
+    world.backend(1).answers(1)
+    assert client.outcome(stream)[0] == "0"
+    world.advance(0.4)
+    assert not goaways(client)
+    stream = client.calls()
+    world.advance(2.0)
+    assert [g.last for g in goaways(client)] == [2**31 - 1, stream]
+    assert not client.closed
+    world.backend(1).answers(3)
+    assert client.closed
+    world.nothing_is_left()
+
+
+def test_a_client_that_is_still_connecting_when_the_drain_begins_is_not_turned_away() -> None:
+    world = ready(1)
+    client = world.raw_client()
+    drain(world)
+    world.advance(0.3)
+    client.sends(PREFACE, settings(), settings(ack=True))
+    assert not goaways(client)
+    stream = client.calls()
+    world.backend(1).answers(1)
+    assert client.outcome(stream)[0] == "0"
     world.advance(2.0)
     assert goaways(client)
     assert client.closed
+
+
+def test_a_late_client_that_left_is_not_told() -> None:
+    world = ready(1)
+    drain(world)
+    client = world.client()
+    client.leaves()
+    world.advance(2.0)
+    assert not goaways(client)
