@@ -123,7 +123,16 @@ class View:
         return Engine(
             protocol_errors=errors,
             memos={
-                "block": {"hits": int(memo.hits), "misses": int(memo.misses), "entries": memo.blocks()},
+                "block": {
+                    "hits": int(memo.hits),
+                    "misses": int(memo.shape_hits + memo.misses),
+                    "entries": memo.blocks(),
+                },
+                "shape": {
+                    "hits": int(memo.shape_hits),
+                    "misses": int(memo.misses),
+                    "entries": memo.shapes(),
+                },
                 "field": {
                     "hits": int(memo.field_hits),
                     "misses": int(memo.field_misses),

@@ -131,7 +131,7 @@ class Memo(TypedDict):
 
 class Engine(TypedDict):
     protocol_errors: dict[str, int]  # peers' faults by HTTP/2 error code name: "PROTOCOL_ERROR", ...
-    memos: dict[str, Memo]  # "block", "field"
+    memos: dict[str, Memo]  # "block", "shape", "field"
     held_bytes: int  # taken from one side and not yet written to the other
     counters: NotRequired[dict[str, int]]  # anything else that only grows: evenstream_engine_<name>_total
     gauges: NotRequired[dict[str, float]]  # anything else: evenstream_engine_<name>

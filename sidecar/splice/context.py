@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, final
 from mypy_extensions import i64
 
 from sidecar.splice.stats import Totals
-from sidecar.wire.blocks import BlockMemo
+from sidecar.wire.memo import BlockMemo
 
 if TYPE_CHECKING:
     from sidecar.splice.downstream import Downstream

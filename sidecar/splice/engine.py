@@ -22,7 +22,7 @@ from sidecar.splice.service import Service
 from sidecar.splice.stats import Totals
 from sidecar.splice.upstream import Upstream
 from sidecar.wire import frames
-from sidecar.wire.blocks import BlockMemo
+from sidecar.wire.memo import BlockMemo
 
 # A client has its preface and SETTINGS ready when it connects; ten seconds allow for a machine that swaps.
 HANDSHAKE_TIMEOUT: Final = 10.0

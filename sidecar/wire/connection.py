@@ -14,10 +14,11 @@ from librt.strings import BytesWriter, read_i32_be
 from mypy_extensions import i64
 
 from sidecar.wire import frames
-from sidecar.wire.blocks import Block, BlockMemo
+from sidecar.wire.blocks import Block
 from sidecar.wire.budget import Budget
 from sidecar.wire.frames import HEADER_LENGTH
 from sidecar.wire.headers import SIZE_UPDATE_TO_ZERO, HeaderReader
+from sidecar.wire.memo import BlockMemo
 from sidecar.wire.primitives import CompressionError
 from sidecar.wire.table import MAX_HEADER_LIST, HeaderListTooLargeError
 

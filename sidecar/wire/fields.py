@@ -59,16 +59,7 @@ _DIGITS: Final = b"0123456789"
 
 NO_NUMBER: Final[i64] = -1
 BAD_VALUE: Final[i64] = -1  # in place of a size
-# grpc-timeout's units in seconds (gRPC over HTTP/2, "Timeout").
-_TIMEOUT_UNITS: Final[dict[int, float]] = {
-    ord("H"): 3600.0,
-    ord("M"): 60.0,
-    ord("S"): 1.0,
-    ord("m"): 1e-3,
-    ord("u"): 1e-6,
-    ord("n"): 1e-9,
-}
-_TIMEOUT_DIGITS: Final[i64] = 8  # the specification's most
+MAX_TIMEOUT_DIGITS: Final[i64] = 8  # gRPC over HTTP/2, "Timeout"
 _CONTENT_LENGTH_DIGITS: Final = 18  # fits 63 bits
 _STATUS_DIGITS: Final = 3
 LEAST_STATUS: Final[i64] = 100  # RFC 9110 section 15
@@ -130,22 +121,42 @@ def is_number(value: bytes, most_digits: int) -> bool:
     return 0 < len(value) <= most_digits and not value.translate(None, _DIGITS)
 
 
+def timeout_unit(octet: i64) -> float:
+    """A unit of grpc-timeout in seconds; -1.0 if it is none."""
+    if octet == 0x6D:  # m
+        return 1e-3
+    if octet == 0x75:  # u
+        return 1e-6
+    if octet == 0x6E:  # n
+        return 1e-9
+    if octet == 0x53:  # S
+        return 1.0
+    if octet == 0x4D:  # M
+        return 60.0
+    return 3600.0 if octet == 0x48 else -1.0  # H
+
+
 def grpc_timeout(value: bytes) -> float:
     """Seconds, or -1.0 if the value is not of the specification's form (the server answers that)."""
-    digits: i64 = len(value) - 1
-    if not 0 < digits <= _TIMEOUT_DIGITS:
+    return timeout_in(value, 0, len(value))
+
+
+def timeout_in(raw: bytes, start: i64, end: i64) -> float:
+    """The same of `raw[start:end]`."""
+    last = end - 1
+    if not 0 < last - start <= MAX_TIMEOUT_DIGITS:
         return -1.0
     number: i64 = 0
-    at: i64 = 0
-    while at < digits:
-        digit: i64 = value[at]
+    at = start
+    while at < last:
+        digit: i64 = raw[at]
         digit -= 0x30
         if not 0 <= digit <= 9:
             return -1.0
         number = number * 10 + digit
         at += 1
-    unit = _TIMEOUT_UNITS.get(value[digits], -1.0)
-    return float(number) * unit if unit > 0 else -1.0
+    unit = timeout_unit(raw[last])
+    return float(number) * unit if unit > 0.0 else -1.0
 
 
 def name_fault(name: bytes) -> str:

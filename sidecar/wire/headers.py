@@ -15,13 +15,13 @@ from typing import Final, final
 from mypy_extensions import i64
 
 from sidecar.wire import fields, primitives
-from sidecar.wire.blocks import Block, BlockMemo
+from sidecar.wire.blocks import Block
+from sidecar.wire.memo import BlockMemo
 from sidecar.wire.primitives import CompressionError
+from sidecar.wire.shapes import Shape
 from sidecar.wire.table import MAX_TABLE_SIZE, DynamicTable
 
 MAX_SIZE_UPDATES: Final = 2  # RFC 7541 section 4.2: the smallest and the final size
-# After so many blocks that never come again, a peer's next ones are not looked up whole until one does.
-UNIQUE_IN_A_ROW: Final[i64] = 8
 SIZE_UPDATE_TO_ZERO: Final = b"\x20"
 
 _INDEXED: Final = {
@@ -41,8 +41,7 @@ class HeaderReader:
         # (a response's headers and its trailers), and comparing is cheaper than hashing.
         self._last: Block | None = None
         self._before: Block | None = None
-        self._unique: i64 = 0  # blocks in a row that hold a value of their own
-        self._beginning: Block | None = None  # of the last of them: what came ahead of that value
+        self._shape: Shape | None = None  # of the last block that had one: the next will often have it too
         self.acknowledged: bool = False  # the peer has acknowledged our table size of 0
 
     @property
@@ -54,43 +53,41 @@ class HeaderReader:
         """The block without state. Raises CompressionError or HeaderListTooLargeError."""
         last = self._last
         if last is not None and last.raw == wire_block:
+            self._memo.hits += 1
             return last
         before = self._before
         if before is not None and before.raw == wire_block:
             self._before = last
             self._last = before
+            self._memo.hits += 1
             return before
         raw = wire_block
         first: i64 = raw[0] if raw else 0
         if 0x20 <= first < 0x40:
             raw = self._take_size_updates(raw)
         table = self._table
-        if table is None:
-            block = self._read_unique(raw) if self._unique >= UNIQUE_IN_A_ROW else self._memo.read(raw)
-            if block.unique_at >= 0:
-                self._unique += 1
-                return block
-            self._unique = 0
-            if raw is wire_block:
-                self._before = last
-                self._last = block
-            return block
+        shape = self._shape
+        if shape is not None and (table is None or not shape.inserts):
+            known = self._memo.find_like(raw, shape)
+            if known is not None:
+                return known
         known = self._memo.find(raw)
-        if known is not None and not known.inserts:
-            return known
+        if known is None or (known.inserts and table is not None):
+            known = self._learn(raw)
+        if known.shape is not None:
+            self._shape = known.shape
+        elif table is None and raw is wire_block:
+            self._before = last
+            self._last = known
+        return known
+
+    def _learn(self, raw: bytes) -> Block:
+        """A block that is not known, or that the table must follow."""
+        table = self._table
+        if table is None:
+            return self._memo.learn(raw)
         plain = table.write_without(raw)
         return self._memo.learn(raw) if plain is raw else self._memo.read(plain)
-
-    def _read_unique(self, raw: bytes) -> Block:
-        """For a peer that gives each call an id of its own: looking the whole block up would be in vain, but it
-        often begins as the one before did."""
-        beginning = self._beginning
-        if beginning is not None and raw.startswith(beginning.raw):
-            return self._memo.learn_rest(raw, beginning)
-        block = self._memo.learn(raw)
-        if block.unique_at > 0:
-            self._beginning = self._memo.read(raw[: block.unique_at])
-        return block
 
     def _take_size_updates(self, raw: bytes) -> bytes:
         """Apply and strip the updates in front of a block."""

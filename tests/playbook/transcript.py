@@ -583,7 +583,7 @@ class World:
             # DataPlane.close: the rest is flushed unless the connection is gone; then `lost`, once.
             party.closed = True
             if not peer.gone and party.unsent:
-                party._take(party.unsent)
+                party.unsent = party.unsent[party._take(party.unsent) :]
             self.engine.lost(peer, "closed", self.now)
 
     def advance(self, seconds: float) -> None:

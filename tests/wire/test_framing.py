@@ -33,8 +33,8 @@ from transcript import (
 )
 from transcript import literal as plain
 
-from sidecar.wire.blocks import MAX_BLOCK_REMEMBERED
 from sidecar.wire.connection import MAX_BLOCK_FRAMES, MAX_HEADER_BLOCK
+from sidecar.wire.memo import MAX_BLOCK_REMEMBERED
 from sidecar.wire.table import MAX_HEADER_LIST
 
 CUSTOM = ("x-custom", "value")

@@ -20,8 +20,9 @@ from hpackwriter import (
     string,
 )
 
-from sidecar.wire.blocks import Block, BlockMemo
+from sidecar.wire.blocks import Block
 from sidecar.wire.headers import HeaderReader, encode
+from sidecar.wire.memo import BlockMemo
 from sidecar.wire.primitives import CompressionError
 from sidecar.wire.table import MAX_HEADER_LIST, HeaderListTooLargeError
 

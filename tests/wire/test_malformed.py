@@ -30,7 +30,7 @@ from transcript import (
     split_headers,
 )
 
-from sidecar.wire.blocks import MAX_VALUES_PER_NAME
+from sidecar.wire.memo import MAX_VALUES_PER_NAME
 
 Pairs = tuple[tuple[bytes, bytes], ...]
 

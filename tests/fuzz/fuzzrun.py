@@ -1,0 +1,109 @@
+"""`make fuzz`: coverage-guided fuzzing with atheris, of the interpreted build, which it can see into.
+
+    python tests/fuzz/fuzzrun.py                        # all targets, RUNS each
+    python tests/fuzz/fuzzrun.py engine --runs 50000    # one
+    python tests/fuzz/fuzzrun.py engine --shrink        # keep in tests/fuzz/corpus only what adds coverage
+    python tests/fuzz/fuzzrun.py engine --again FILE    # one input, as found
+
+What is found on the way is kept in .fuzz/ and is the start of the next run; an input that breaks something is written
+there too, as crash-*, and ends the run with its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+HERE: Final = Path(__file__).parent
+ROOT: Final = HERE.parents[1]
+CORPUS: Final = HERE / "corpus"
+FOUND: Final = ROOT / ".fuzz"
+# Octets of input: enough for as many operations as a target takes, few enough to be mutated with effect.
+TARGETS: Final = {"frames": 1500, "headers": 1000, "engine": 1000}
+RUNS: Final = 340_000  # of each: a million and more in all
+TIMEOUT: Final = 20  # seconds for one input; they take milliseconds
+
+
+def fuzz(target: str, arguments: list[str]) -> None:
+    """In this process, which libFuzzer ends."""
+    os.environ["EVENSTREAM_BUILD"] = "interpreted"
+    sys.path[:0] = [str(ROOT), str(HERE), str(HERE.parent / "playbook"), str(HERE.parent / "wire")]
+    import atheris
+
+    importlib.import_module("sidecar")  # its finder of sources must stand behind atheris'
+    with atheris.instrument_imports(include=["sidecar"]):
+        one = importlib.import_module(f"fuzz{target}").one
+    atheris.Setup([sys.argv[0], *arguments], one)
+    atheris.Fuzz()
+
+
+def command(target: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(Path(__file__)), "--inside", target, *arguments]
+
+
+def run(target: str, runs: int, seed: int) -> int:
+    found = FOUND / target
+    found.mkdir(parents=True, exist_ok=True)
+    options = [f"-runs={runs}", f"-max_len={TARGETS[target]}", f"-timeout={TIMEOUT}", "-rss_limit_mb=2048"]
+    options += [
+        "-print_final_stats=1",
+        f"-artifact_prefix={FOUND}/{target}-",
+        f"-seed={seed}",
+        "-len_control=20",
+    ]
+    begun = time.monotonic()
+    code = subprocess.run(command(target, *options, str(found), str(CORPUS / target)), check=False).returncode
+    print(f"== {target}: exit code {code} after {time.monotonic() - begun:.0f} s", flush=True)
+    return code
+
+
+def shrink(target: str) -> int:
+    """Merge what was found into the corpus, and keep of both the smallest inputs that reach everything they reach."""
+    kept = FOUND / f"{target}-kept"
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    code = subprocess.run(
+        command(target, "-merge=1", str(kept), str(CORPUS / target), str(FOUND / target)), check=False
+    ).returncode
+    if code == 0:
+        shutil.rmtree(CORPUS / target)
+        shutil.move(kept, CORPUS / target)
+    return code
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--inside"]:
+        fuzz(sys.argv[2], sys.argv[3:])
+        return 0
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    parser.add_argument("--runs", type=int, default=RUNS, help="executions of each target")
+    parser.add_argument("--seed", type=int, default=0, help="0: another one each time")
+    parser.add_argument("--shrink", action="store_true")
+    parser.add_argument("--again", type=Path, metavar="FILE")
+    chosen = parser.parse_args()
+    unknown = set(chosen.targets) - set(TARGETS)
+    if unknown:
+        parser.error(f"unknown target {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
+    code = 0
+    for target in chosen.targets or TARGETS:
+        if chosen.again is not None:
+            code |= subprocess.run(command(target, str(chosen.again)), check=False).returncode
+        elif chosen.shrink:
+            code |= shrink(target)
+        else:
+            code |= run(target, chosen.runs, chosen.seed)
+    return 1 if code else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
