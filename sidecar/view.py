@@ -170,15 +170,18 @@ class View:
 
 
 def _passthrough(capture: Capture) -> list[Passthrough]:
-    return [
-        Passthrough(
-            destination=str(Address(*passed.destination)),
-            service=str(passed.service) if passed.service is not None else "",
-            reason=passed.reason,
-            connections=count,
+    found: list[Passthrough] = []
+    for passed, count in reversed(capture.passed_to.items()):
+        service = capture.service_of(passed.destination)
+        found.append(
+            Passthrough(
+                destination=str(Address(*passed.destination)),
+                service=str(service) if service is not None else "",
+                reason=passed.reason,
+                connections=count,
+            )
         )
-        for passed, count in reversed(capture.passed_to.items())
-    ]
+    return found
 
 
 def _endpoint(backend: Backend) -> Endpoint:

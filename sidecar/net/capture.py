@@ -42,7 +42,6 @@ class Passed(NamedTuple):
     """Where connections went that were passed through as they came, and why."""
 
     destination: Destination
-    service: ServicePort | None  # whose address that is, where it is known
     reason: str
 
 
@@ -132,13 +131,18 @@ class Capture:
         if known is not None:
             known.client_speaks_first = True
 
-    def count(self, reason: str, destination: Destination, service: ServicePort | None) -> None:
+    def count(self, reason: str, destination: Destination) -> None:
         self.passed_through[reason] = self.passed_through.get(reason, 0) + 1
-        passed = Passed(destination, service, reason)
+        passed = Passed(destination, reason)
         before = self.passed_to.pop(passed, 0)
         if len(self.passed_to) >= MAX_TOLD:
             del self.passed_to[next(iter(self.passed_to))]
         self.passed_to[passed] = before + 1
+
+    def service_of(self, destination: Destination) -> ServicePort | None:
+        """Whose address that is, as far as it was found out by now."""
+        known = self._known.get(destination)
+        return known.service if known is not None else None
 
     def forget(self, captured: Captured) -> None:
         self.open.pop(captured, None)
@@ -263,7 +267,7 @@ class Captured(Channel):
             return
         self._relaying = True
         self.capture.decided(self)
-        self.capture.count(reason, self.destination, self.service)
+        self.capture.count(reason, self.destination)
         self.capture.passing += 1
         if self._original is None:
             self.dial(now)

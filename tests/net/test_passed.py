@@ -63,29 +63,31 @@ def test_destination_service_and_reason_are_kept(capture: Capture):
         clients.append(connect(capture, outside, None, b""))
     assert capture.passed_through == {"tls": 2, "not_a_service": 1}
     assert capture.passed_to == {
-        Passed(orders, ORDERS, "tls"): 2,
-        Passed(outside, None, "not_a_service"): 1,
+        Passed(orders, "tls"): 2,
+        Passed(outside, "not_a_service"): 1,
     }
+    assert capture.service_of(orders) == ORDERS, "though the first spoke before it was found out"
+    assert capture.service_of(outside) is None
     for client in clients:
         client.close()
 
 
 def test_the_latest_stand_last_and_the_number_is_bounded(capture: Capture):
     for number in range(3 * MAX_TOLD):
-        capture.count("tls", Destination("10.0.0.1", 1000 + number), None)
-        capture.count("tls", Destination("10.0.0.1", 1), None)
+        capture.count("tls", Destination("10.0.0.1", 1000 + number))
+        capture.count("tls", Destination("10.0.0.1", 1))
     assert len(capture.passed_to) == MAX_TOLD
     (*_, before, last) = capture.passed_to.items()
-    assert last == (Passed(Destination("10.0.0.1", 1), None, "tls"), 3 * MAX_TOLD), (
-        "in use, so never forgotten"
-    )
+    assert last == (Passed(Destination("10.0.0.1", 1), "tls"), 3 * MAX_TOLD), "in use, so never forgotten"
     assert before[0].destination.port == 1000 + 3 * MAX_TOLD - 1
     assert capture.passed_through == {"tls": 6 * MAX_TOLD}
 
 
 def test_the_status_tells_the_latest_first(capture: Capture):
-    capture.count("tls", Destination("10.96.0.7", 443), ORDERS)
-    capture.count("http1", Destination("fd00::9", 80), None)
+    orders = Destination("10.96.0.7", 443)
+    capture.resolved(orders, ORDERS, False, False, 1.0)
+    capture.count("tls", orders)
+    capture.count("http1", Destination("fd00::9", 80))
     view = View(capture.plane.engine, Source(), capture, 0.0)  # type: ignore[arg-type]
     assert view.status(1.0)["connections"]["passthrough"] == [
         {"destination": "[fd00::9]:80", "service": "", "reason": "http1", "connections": 1},
