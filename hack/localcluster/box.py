@@ -7,6 +7,7 @@ the end of the box's first process ends all others, and with them go their mount
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,14 +46,20 @@ class Box:
     def _plan(self) -> Path:
         return self.folder / "plan.json"
 
+    @property
+    def _held(self) -> Path:
+        return self.folder / "held"
+
     def start(self, plan: dict[str, Any], *, private: bool, netns: str | None = None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         logs = Path(plan["logs"])
         logs.mkdir(parents=True, exist_ok=True)
         state = self.folder / "programs.json"
         state.unlink(missing_ok=True)
+        shutil.rmtree(self._held, ignore_errors=True)
+        self._held.mkdir()
         setup = [list(SHARED_WITHIN)] * private + plan.get("setup", [])
-        shell.write(self._plan, json.dumps({**plan, "setup": setup, "state": str(state)}), 0o600)
+        shell.write(self._plan, json.dumps({**plan, "setup": setup, "state": str(state), "held": str(self._held)}), 0o600)
         command: list[str] = [sys.executable, supervisor.__file__, str(self._plan)]
         if private:
             command = [*PRIVATE, *command]
@@ -88,6 +95,23 @@ class Box:
         with contextlib.suppress(OSError, ValueError):
             return dict(json.loads((self.folder / "programs.json").read_text()))
         return {}
+
+    def hold(self, name: str) -> None:
+        """End one program and keep it from starting again. Raises ClusterError if it does not run."""
+        self._known(name)
+        (self._held / name).touch()
+        shell.wait_for(f"{name} ended", lambda: not self.programs()[name]["pid"], END_DEADLINE)
+
+    def release(self, name: str) -> None:
+        """Let it run again, and return when it has been started."""
+        self._known(name)
+        (self._held / name).unlink(missing_ok=True)
+        shell.wait_for(f"{name} started", lambda: bool(self.programs()[name]["pid"]), END_DEADLINE)
+
+    def _known(self, name: str) -> None:
+        if name not in self.programs():
+            known = ", ".join(self.programs()) or "none runs"
+            raise shell.ClusterError(f"no such program: {name!r}; there are: {known}")
 
     def stop(self, *, gently: bool) -> None:
         """Gently gives the programs time to close their files; otherwise everything is killed at once."""

@@ -68,6 +68,12 @@ def parser() -> argparse.ArgumentParser:
     each = command("load", load, "copy images from Docker into the cluster")
     each.add_argument("image", nargs="+")
     command("exec", enter, "run a command in the local cluster's namespaces (ip, iptables, ps, ...)")
+    each = command(
+        "stop", stop_program, "kill one of the local cluster's programs, e.g. kube-apiserver, and keep it down"
+    )
+    each.add_argument("program")
+    each = command("start", start_program, "start again what stop ended")
+    each.add_argument("program")
     command("kubectl", kubectl, "run kubectl against the cluster; there is one in the cache")
     command("docker-env", docker_env, "start Docker if needed and print the variables that reach it")
     each = command(
@@ -136,6 +142,16 @@ def load(options: argparse.Namespace) -> None:
 
 def enter(options: argparse.Namespace) -> int:
     return node.enter(options.words or [os.environ.get("SHELL", "/bin/sh")])
+
+
+def stop_program(options: argparse.Namespace) -> None:
+    node.need_root()
+    node.BOX.hold(options.program)
+
+
+def start_program(options: argparse.Namespace) -> None:
+    node.need_root()
+    node.BOX.release(options.program)
 
 
 def kubectl(options: argparse.Namespace) -> int:

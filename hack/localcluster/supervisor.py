@@ -5,8 +5,9 @@ also reaps orphans, and when it dies the kernel ends everything else in the name
 each program asks the kernel for a SIGKILL at the supervisor's death. Either way no program outlives it.
 
 PLAN.json: {"setup": [[word, ...], ...], "programs": [{"name", "command", "needs"}, ...], "logs": FOLDER,
-"state": FILE, "while": PID}. A program starts once something listens at its `needs`, "address:port".
-STATE is written at every change: {"NAME": {"pid", "starts"}, ...}. With "while", it ends with that process.
+"state": FILE, "held": FOLDER, "while": PID}. A program starts once something listens at its `needs`,
+"address:port". STATE is written at every change: {"NAME": {"pid", "starts"}, ...}. While HELD has a file of a
+program's name, that program is kept from running. With "while", the supervisor ends with that process.
 """
 
 import ctypes
@@ -30,11 +31,12 @@ LIBC = ctypes.CDLL(None)
 
 
 class Program:
-    def __init__(self, plan: dict[str, Any], logs: Path) -> None:
+    def __init__(self, plan: dict[str, Any], logs: Path, held: Path) -> None:
         self.name: str = plan["name"]
         self.command: list[str] = plan["command"]
         self.needs: str | None = plan.get("needs")
         self.log = logs / f"{self.name}.log"
+        self._hold = held / self.name
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = 0
         self.not_before = 0.0
@@ -42,6 +44,7 @@ class Program:
     def startable(self) -> bool:
         return (
             self.process is None
+            and not self.held()
             and time.monotonic() >= self.not_before
             and (not self.needs or listens(self.needs))
         )
@@ -52,6 +55,14 @@ class Program:
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=end_with_parent
             )
         self.starts += 1
+
+    def held(self) -> bool:
+        return self._hold.exists()
+
+    def kill(self) -> None:
+        """As a crash would end it: whoever holds a program wants it gone now."""
+        if self.process:
+            self.process.kill()
 
     def ended(self) -> None:
         self.process = None
@@ -109,7 +120,7 @@ def stop(programs: list[Program]) -> None:
 def main(plan_file: str) -> int:
     plan = json.loads(Path(plan_file).read_text())
     state = Path(plan["state"])
-    programs = [Program(each, Path(plan["logs"])) for each in plan["programs"]]
+    programs = [Program(each, Path(plan["logs"]), Path(plan["held"])) for each in plan["programs"]]
     stopping = False
 
     def on_signal(*_: object) -> None:
@@ -129,6 +140,8 @@ def main(plan_file: str) -> int:
             if program.process and program.process.pid in gone:
                 program.ended()
                 changed = True
+            if program.held():
+                program.kill()
             if program.startable():
                 program.start()
                 changed = True
