@@ -5,7 +5,9 @@ Read in this order:
   things    the objects that are made
   mesh      Evenstream put in, taken out, and what is told when something fails
   backends  the greeter servers: how many there are, and who is ready
+  node      what only the local cluster's own node gives: processes, networks, the control plane
   load      the greeter client in a pod, steered and read from outside
+  clusterdemo   what hack/demo-cluster tells
 """
 
 import sys

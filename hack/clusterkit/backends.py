@@ -72,3 +72,16 @@ class EndpointsWatch:
     def first_ready(self, pod: str) -> float:
         """When a slice first said that `pod` is ready, by time.monotonic(). Raises ValueError if none did."""
         return min(event.at for event in self._watch.events if endpoints_of(event.object).get(pod) == "ready")
+
+    def unready(self, pod: str) -> list[tuple[float, float]]:
+        """When it was not ready, from when to when, by time.monotonic()."""
+        found: list[tuple[float, float]] = []
+        since: float | None = None
+        for event in self._watch.events:
+            state = endpoints_of(event.object).get(pod)
+            if state == "not ready" and since is None:
+                since = event.at
+            elif state == "ready" and since is not None:
+                found.append((since, event.at))
+                since = None
+        return found

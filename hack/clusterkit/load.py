@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from demolib.processes import NOTHING_YET, Report
 
 from .kube import ROOT, KubeError, Namespace, wait_for
+from .node import Container
 
 REPORT_SECONDS: Final = 0.05
 START_SECONDS: Final = 30.0  # exec, Python and grpcio on a busy node
@@ -30,6 +34,7 @@ class Load:
     """`python client.py MODE --json --control ...` in a pod: one channel, as any application has it.
 
     `seen` holds all its reports. Times of the client's clock go through `here` before they are compared.
+    `inside`: the container to start it in without the API server's help.
     """
 
     def __init__(
@@ -39,16 +44,20 @@ class Load:
         mode: str,
         *options: str,
         container: str = "client",
+        inside: Container | None = None,
     ) -> None:
         self.seen: list[Seen] = []
         self._errors: list[str] = []
-        self._process = namespace.cluster.kubectl.start(
-            *("--namespace", namespace.name, "exec", "-i", pod, "-c", container, "--"),
-            *("python", "client.py", mode, "--json", "--control", "--report", str(REPORT_SECONDS), *options),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        words = (mode, "--json", "--control", "--report", str(REPORT_SECONDS), *options)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        if inside is not None:
+            self._process = inside.start_client(words, **pipes)
+        else:
+            self._process = namespace.cluster.kubectl.start(
+                *("--namespace", namespace.name, "exec", "-i", pod, "-c", container, "--"),
+                *("python", "client.py", *words),
+                **pipes,
+            )
         self._threads = [
             threading.Thread(target=self._read, daemon=True),
             threading.Thread(target=self._read_errors, daemon=True),
@@ -117,10 +126,19 @@ class Load:
         report = self.until(f"{calls} calls", lambda now: sum(now.calls.values()) >= wanted, seconds)
         return since(before, report)
 
-    def since(self, moment: float) -> dict[str, int]:
-        """The calls per server since `moment` of our clock, to a report's precision."""
-        before = [seen.report for seen in self.seen if seen.at <= moment]
-        return since(before[-1].calls if before else {}, self.report)
+    def since(self, begin: float, end: float = math.inf) -> dict[str, int]:
+        """The calls per server in between, by our clock and to a report's precision (the reports inside)."""
+        inside = [seen.report for seen in self.seen if begin <= self.here(seen.report.at) <= end]
+        return since(inside[0].calls, inside[-1]) if inside else {}
+
+    def failures(self) -> list[tuple[float, int]]:
+        """When something failed, by our clock and to a report's precision, and how much."""
+        found, before = [], 0
+        for _, report in self.seen:
+            if report.failed > before:
+                found.append((self.here(report.at), report.failed - before))
+                before = report.failed
+        return found
 
     def finish(self) -> Report:
         """End it as its user would; the last report."""
@@ -175,3 +193,85 @@ def manifest(name: str) -> list[dict[str, Any]]:
 
     text = Path(ROOT / "examples" / "greeter" / name).read_text()
     return [thing for thing in yaml.safe_load_all(text) if thing]
+
+
+class Traffic:
+    """The same mixed load in several pods at once: each one channel with unary calls and long streams."""
+
+    def __init__(
+        self, namespace: Namespace, pods: Sequence[str], rate: int, streams: int, *options: str
+    ) -> None:
+        """`rate` and `streams` of all of them together."""
+        self._streams: Final = streams
+        self._began: Final = time.monotonic()
+        self._loads: Final[list[Load]] = []
+        each = ("--rate", str(rate // len(pods)), "--count", str(streams // len(pods)), *options)
+        with contextlib.ExitStack() as stack:
+            for pod in pods:
+                self._loads.append(stack.enter_context(Load(namespace, pod, "mix", *each)))
+            self._stack: Final = stack.pop_all()
+
+    def __enter__(self) -> Traffic:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def open(self) -> dict[str, int]:
+        """Long streams per server, now."""
+        return _summed(load.report.open for load in self._loads)
+
+    def until_open(self, servers: Collection[str] | None, seconds: float) -> None:
+        """Return when all streams are open, and on no others than `servers` (None: wherever)."""
+
+        def look() -> bool:
+            now = self.open()
+            return sum(now.values()) == self._streams and (servers is None or set(now) <= set(servers))
+
+        try:
+            wait_for(f"{self._streams} open streams on {servers or 'any servers'}", look, seconds)
+        except KubeError as error:
+            raise KubeError(f"{error}; the clients say: {[load.told() for load in self._loads]}") from None
+
+    def run_for(self, seconds: float) -> None:
+        """Let it go on, and raise KubeError if a client ends."""
+        for load in self._loads:
+            until = time.monotonic() + seconds / len(self._loads)
+            load.until(
+                "some time has passed", lambda _, until=until: time.monotonic() >= until, seconds + 10.0
+            )  # type: ignore[misc]
+
+    def finish(self) -> Totals:
+        seconds = time.monotonic() - self._began
+        reports = [load.finish() for load in self._loads]
+        return Totals(
+            seconds,
+            sum(sum(report.calls.values()) for report in reports),
+            sum(report.failed for report in reports),
+            [text for report in reports for text in report.errors],
+            sum(report.ended_by_server for report in reports),
+            _summed(report.open for report in reports),
+        )
+
+
+class Totals(NamedTuple):
+    """What all clients of a Traffic came to."""
+
+    seconds: float
+    calls: int
+    failed: int  # calls and long streams
+    errors: list[str]
+    ended_by_server: int  # long streams that a server ended with OK
+    open: dict[str, int]
+
+    @property
+    def rate(self) -> float:
+        """Calls a second; a client on a busy machine makes fewer than it was asked for."""
+        return self.calls / self.seconds
+
+
+def _summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(sorted(total.items()))

@@ -82,7 +82,7 @@ def test_two_pods_join(namespace: Namespace, backends: Backends, client: str, fi
             "3 -> 5", "Ready in the EndpointSlice to first call", milliseconds(max(wait, 0.0)), "< 1 s"
         )
         assert wait < SHARE_SECONDS
-    within = _between(load, last, last + SHARE_SECONDS)
+    within = load.since(last, last + SHARE_SECONDS)
     figures.note("3 -> 5", "calls in the first second, per pod", _listed(within, pods))
     shares = [within.get(pod, 0) / max(sum(within.values()), 1) for pod in new]
     figures.note("3 -> 5", "new pods' share in the first second", _percent(shares), "20 % each")
@@ -128,39 +128,6 @@ def test_three_pods_leave(
     assert kept >= 4
     assert streamed.open == dict.fromkeys(stay, 10)
     assert max_over_mean(counted, 2) <= EVEN
-
-
-def test_a_rolling_restart_under_load(
-    namespace: Namespace, backends: Backends, client: str, other_client: str, figures: Figures
-) -> None:
-    before = backends.settled(3)
-    with (
-        Load(namespace, client, "unary", "--rate", str(RATE)) as calls,
-        Load(namespace, other_client, "streams", "--count", "30") as streams,
-    ):
-        streams.until("30 open streams", lambda now: sum(now.open.values()) == 30, STREAMS_SECONDS)
-        calls.until("calls on all three", lambda now: len(now.calls) == 3, 10.0)
-        namespace.kubectl("rollout", "restart", "deployment/greeter")
-        namespace.kubectl("rollout", "status", "deployment/greeter", "--timeout=120s", seconds=130)
-        after = backends.until_settled(3)
-        assert not set(before) & set(after)
-        streams.until("all streams are on new pods", lambda now: set(now.open) <= set(after), 30.0)
-        streams.until("30 again", lambda now: sum(now.open.values()) == 30, 30.0)
-        counted = calls.counted(CALLS, 30.0)
-        called, streamed = calls.finish(), streams.finish()
-    figures.note("rolling restart", "calls made", sum(called.calls.values()))
-    figures.note("rolling restart", "failed calls", called.failed, "0")
-    figures.note("rolling restart", "failed long streams of 30", streamed.failed, "0")
-    figures.note("rolling restart", "max/mean of the next calls", max_over_mean(counted, 3), f"<= {EVEN}")
-    assert called.failed == 0, called.errors
-    assert streamed.failed == 0, streamed.errors
-    assert max_over_mean(counted, 3) <= EVEN
-
-
-def _between(load: Load, begin: float, end: float) -> dict[str, int]:
-    inside = [seen.report.calls for seen in load.seen if begin <= load.here(seen.report.at) <= end]
-    first, last = inside[0], inside[-1]
-    return {pod: count - first.get(pod, 0) for pod, count in last.items()}
 
 
 def _listed(counts: dict[str, int], pods: list[str]) -> str:

@@ -1,0 +1,220 @@
+"""What breaks without warning: a backend's network, the sidecar, the API server, the injector. On the local
+cluster only, for it takes hold of the node's processes and packets."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+from clusterkit import mesh, node
+from clusterkit.backends import Backends
+from clusterkit.kube import Cluster, KubeError, Namespace, wait_for
+from clusterkit.load import Load
+from clusterkit.node import Container
+from clusterkit.things import annotated, client_pod
+from figures import Figures, milliseconds
+
+pytestmark = pytest.mark.e2e
+
+AVOIDED_SECONDS = 5.0
+ENDED_SECONDS = 30.0
+SERVING_SECONDS = 2.0
+IN_TOUCH_SECONDS = 35.0
+# An outage this long is already longer than every deadline a client of the API server has but one: a watch that
+# is silent. LONG makes it the minute of the promise.
+OUTAGE_SECONDS = 60.0 if os.environ.get("E2E_LONG") else 15.0
+# The API server waits for the webhook as long as webhook.yaml says, 5 s, and then admits the pod.
+ADMITTED_SECONDS = 8.0
+
+
+@pytest.fixture(autouse=True)
+def local(cluster: Cluster) -> None:
+    if not cluster.local:
+        pytest.skip("needs the local cluster, whose processes can be reached")
+
+
+def test_a_backend_whose_network_is_cut(
+    namespace: Namespace, backends: Backends, client: str, figures: Figures
+) -> None:
+    """Its packets are dropped towards this client only, so that its readiness goes on saying that all is well: the
+    sidecar has to find out by itself."""
+    backends.settled(3)
+    cut, *others = backends.pods()
+    name = cut["metadata"]["name"]
+    alive = sorted(pod["metadata"]["name"] for pod in others)
+    address = namespace.pod(client)["status"]["podIP"]
+    with (
+        Load(namespace, client, "unary", "--rate", "100", "--timeout", "1") as calls,
+        Load(namespace, client, "streams", "--count", "12") as streams,
+    ):
+        streams.until("12 streams, 4 each", lambda now: set(now.open.values()) == {4}, 30.0)
+        calls.until("calls on all three", lambda now: len(now.calls) == 3, 10.0)
+        with Container(cut, "server").cut_off(address):
+            began = time.monotonic()
+            streams.until("its streams have ended", lambda now: name not in now.open, ENDED_SECONDS + 15.0)
+            ended = time.monotonic() - began
+            streams.until("12 again", lambda now: sum(now.open.values()) == 12, 30.0)
+            before = calls.report.failed
+            counted = calls.counted(200, 30.0)
+            quiet = calls.report.failed - before
+        back = time.monotonic()
+        used = calls.report.calls[name]
+        calls.until("it is used again", lambda now: now.calls[name] > used, 30.0)
+        back = time.monotonic() - back
+        failures = calls.failures()
+        last = max((at - began for at, _ in failures), default=0.0)
+        called, streamed = calls.finish(), streams.finish()
+    figures.note("backend cut off", "calls of 1 s deadline that failed, one at a time", called.failed)
+    figures.note(
+        "backend cut off", "last of them ended after", f"{last:.1f} s", f"< {AVOIDED_SECONDS + 1:.0f} s"
+    )
+    figures.note(
+        "backend cut off", "its long streams ended after", f"{ended:.1f} s", f"< {ENDED_SECONDS:.0f} s"
+    )
+    figures.note("backend cut off", "long streams that failed", streamed.failed, "4: its own")
+    figures.note("backend cut off", "used again after its return within", f"{back:.1f} s")
+    # A call that began at the last moment ends a second later.
+    assert last < AVOIDED_SECONDS + 1.0, failures
+    assert ended < ENDED_SECONDS
+    assert sorted(counted) == alive
+    assert quiet == 0
+    assert streamed.failed == 4, streamed.errors
+
+
+def test_the_sidecar_is_killed(
+    namespace: Namespace, backends: Backends, client: str, figures: Figures
+) -> None:
+    """SIGKILL, as the OOM killer does it. Calls fail only until the next one serves."""
+    backends.settled(3)
+    pod = namespace.pod(client)
+    application = Container(pod, "client")
+    with Load(namespace, client, "unary", "--rate", "100") as load:
+        load.until("calls on all three", lambda now: len(now.calls) == 3, 10.0)
+        assert load.report.failed == 0, load.report.errors
+        killed = time.monotonic()
+        Container(pod, "evenstream").signal("KILL")
+        wait_for("it serves again", lambda: application.status()["build"]["uptime_seconds"] >= 0, 30.0)
+        status = application.status()
+        serving = time.monotonic() - status["build"]["uptime_seconds"] - killed
+        load.counted(300, 30.0)
+        failures = load.failures()
+        report = load.finish()
+    last = max((at - killed for at, _ in failures), default=0.0)
+    restarts = {
+        each["name"]: each["restartCount"]
+        for each in namespace.pod(client)["status"]["initContainerStatuses"]
+    }
+    figures.note(
+        "sidecar killed",
+        "the next one has started after",
+        milliseconds(serving),
+        f"< {SERVING_SECONDS:.0f} s",
+    )
+    figures.note("sidecar killed", "the client's last failed call after", milliseconds(last))
+    figures.note("sidecar killed", "failed calls", report.failed, "in the gap only")
+    assert restarts["evenstream"] == 1
+    assert serving < SERVING_SECONDS
+    assert len(report.calls) == 3
+
+
+@pytest.fixture
+def outage_client(namespace: Namespace) -> Iterator[str]:
+    """A client with a sidecar of its own that has never been without the API server."""
+    namespace.apply(client_pod("outage-client", annotated()))
+    namespace.wait_ready("outage-client", 90.0)
+    yield "outage-client"
+    namespace.delete("pods", "outage-client", grace=0)
+
+
+def test_the_api_server_is_away(
+    namespace: Namespace, backends: Backends, outage_client: str, figures: Figures
+) -> None:
+    pods = backends.settled(3)
+    application = Container(namespace.pod(outage_client), "client")
+    options = ("--rate", "200", "--count", "30")
+    with Load(namespace, outage_client, "mix", *options, inside=application) as load:
+        load.until("30 streams, 10 each", lambda now: set(now.open.values()) == {10}, 30.0)
+        load.counted(100, 10.0)
+        assert rungs(application) == {"live"}
+        with node.without(node.APISERVER):
+            gone = time.monotonic()
+            wait_for("the sidecar knows", lambda: rungs(application) == {"memory"}, 15.0)
+            load.until(
+                "the outage is over", lambda _: time.monotonic() > gone + OUTAGE_SECONDS, OUTAGE_SECONDS + 5
+            )
+        wait_for("the API server answers", lambda: namespace.api.find("/readyz/ping") is not None, 60.0)
+        back = time.monotonic()
+        wait_for("the sidecar is in touch", lambda: rungs(application) == {"live"}, IN_TOUCH_SECONDS + 30.0)
+        touch = time.monotonic() - back
+        load.counted(100, 10.0)
+        report = load.finish()
+    figures.note(
+        "API server away", f"{OUTAGE_SECONDS:.0f} s: calls beside 30 long streams", sum(report.calls.values())
+    )
+    figures.note("API server away", "failed calls and streams", report.failed, "0")
+    figures.note(
+        "API server away",
+        "back in touch after its return within",
+        f"{touch:.1f} s",
+        f"< {IN_TOUCH_SECONDS:.0f} s",
+    )
+    assert report.failed == 0, report.errors
+    assert report.open == dict.fromkeys(pods, 10)
+    assert touch < IN_TOUCH_SECONDS
+
+
+def rungs(container: Container) -> set[str]:
+    """Where the endpoints in use come from, by the sidecar's own word."""
+    return {each["rung"] for each in container.status()["services"]}
+
+
+def test_the_injector_is_down(namespace: Namespace, cluster: Cluster, figures: Figures) -> None:
+    """Not there at all, and there but hanging: pods are created all the same, without the sidecar."""
+    system = cluster.namespace(mesh.SYSTEM)
+    hanging = [Container(pod, "injector") for pod in injectors(system)]
+    try:
+        for each in hanging:
+            each.signal("STOP")
+        slow = created(namespace, "injector-hangs")
+    finally:
+        for each in hanging:
+            each.signal("CONT")
+    system.scale("evenstream-injector", 0)
+    try:
+        wait_for("no injector is ready", lambda: not system.endpoints("evenstream-injector"), 60.0)
+        quick = created(namespace, "injector-gone")
+    finally:
+        system.scale("evenstream-injector", 2)
+        system.kubectl("rollout", "status", "deployment/evenstream-injector", "--timeout=90s", seconds=100)
+    wait_for("pods are injected again", lambda: mesh.injects(cluster), mesh.IN_FORCE_SECONDS, every=0.2)
+    figures.note(
+        "injector hangs", "an annotated pod was created in", f"{slow:.1f} s", f"< {ADMITTED_SECONDS:.0f} s"
+    )
+    figures.note(
+        "injector gone", "an annotated pod was created in", f"{quick:.1f} s", f"< {ADMITTED_SECONDS:.0f} s"
+    )
+    assert slow < ADMITTED_SECONDS
+    assert quick < ADMITTED_SECONDS
+
+
+def injectors(system: Namespace) -> list[dict]:
+    query = "labelSelector=app.kubernetes.io/name%3Devenstream-injector"
+    return [
+        pod
+        for pod in system.api.items(system.path("pods", query=query))
+        if "deletionTimestamp" not in pod["metadata"]
+    ]
+
+
+def created(namespace: Namespace, name: str) -> float:
+    """Seconds until the API server has taken an annotated pod, which runs without the sidecar."""
+    began = time.monotonic()
+    namespace.api.create(namespace.path("pods"), client_pod(name, annotated()))
+    seconds = time.monotonic() - began
+    pod = namespace.wait_ready(name, 60.0)
+    namespace.delete("pods", name, grace=0)
+    if "initContainers" in pod["spec"]:
+        raise KubeError(f"pod {name} was injected")
+    return seconds
