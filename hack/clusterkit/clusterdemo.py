@@ -116,8 +116,8 @@ class ClusterStory:
     def _join(self, client: Load, before: Sequence[str]) -> list[str]:
         self._begin(
             "3 of 4  kubectl scale --replicas=5",
-            "The next stream goes to the pod with the fewest open streams: to the new ones, until they hold as "
-            "many as the others.",
+            "A new pod gets its share of the calls at once. The next long stream goes to the pod with the fewest: "
+            "to the new ones, until they hold as many as the others.",
             client.report.calls,
         )
         self._backends.scale(5)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 import pytest
-from demolib.screen import LiveScreen, PlainScreen, Row, Screen, View, choose
+from demolib.screen import LiveScreen, PlainScreen, Row, Screen, View, choose, short_names
 
 VIEW = View(
     [
@@ -133,3 +133,13 @@ def played_back(text: str, height: int) -> list[str]:
             rows[at] = rows[at][:column] + part + rows[at][column + len(part) :]
             column += len(part)
     return rows
+
+
+def test_long_names_lose_what_they_have_in_common() -> None:
+    assert short_names(["greeter-1", "greeter-2"]) == ["greeter-1", "greeter-2"]
+    assert short_names(["greeter-665644b47-w6ch4", "greeter-665644b47-w7qbb"]) == ["w6ch4", "w7qbb"]
+    # Of two ReplicaSets.
+    assert short_names(["greeter-665644b47-w6ch4", "greeter-77b-x"]) == ["665644b47-w6ch4", "77b-x"]
+    assert short_names(["one-long-name-of-its-own"]) == ["own"]
+    assert short_names(["nothing-in-common", "something-else"]) == ["nothing-in-common", "something-else"]
+    assert short_names([]) == []

@@ -16,6 +16,7 @@ MAX_DOTS: Final = 12  # more open streams than this are told by the number besid
 MAX_BAR: Final = 50
 MIN_NAME: Final = 10  # the column of names, so that it does not move when the first longer one comes
 MIN_BAR: Final = 10  # a shorter bar shows nothing that the per cent beside it do not
+MAX_PLAIN_NAME: Final = 12  # longer ones are shortened where five of them stand on a line
 PLAIN_EVERY_S: Final = 1.0
 DRAW_EVERY_S: Final = 0.08  # smooth to the eye, and no load
 
@@ -95,7 +96,8 @@ class PlainScreen:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + PLAIN_EVERY_S
-        calls = ", ".join(f"{row.name} {row.calls}" for row in view.rows)
+        names = short_names([row.name for row in view.rows])
+        calls = ", ".join(f"{name} {row.calls}" for name, row in zip(names, view.rows, strict=True))
         streams = " ".join(str(row.streams) for row in view.rows)
         self._say(f"calls: {calls}; open streams: {streams}; failed: {view.failed}")
 
@@ -104,6 +106,19 @@ class PlainScreen:
 
     def close(self) -> None:
         self._out.flush()
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Long ones, as pods of one ReplicaSet have, without what they have in common."""
+    if max(map(len, names), default=0) <= MAX_PLAIN_NAME:
+        return list(names)
+    parts = [name.split("-") for name in names]
+    common = 0
+    for column in zip(*parts, strict=False):
+        if len(set(column)) > 1:
+            break
+        common += 1
+    return ["-".join(each[min(common, len(each) - 1) :]) for each in parts]
 
 
 class LiveScreen:
