@@ -147,6 +147,8 @@ def flapper() -> dict[str, Any]:
     }
     container["volumeMounts"] = [{"name": "state", "mountPath": "/state"}]
     spec["volumes"] = [{"name": "state", "emptyDir": {}}]
+    # It goes at once when the test is over.
+    del container["lifecycle"]
     spec["terminationGracePeriodSeconds"] = 0
     return dict(made)
 

@@ -133,7 +133,7 @@ def test_the_api_server_is_away(
 ) -> None:
     pods = backends.settled(3)
     application = Container(namespace.pod(outage_client), "client")
-    options = ("--rate", "200", "--count", "30")
+    options = ("--target", "greeter:50051", "--rate", "200", "--count", "30")
     with Load(namespace, outage_client, "mix", *options, inside=application) as load:
         load.until("30 streams, 10 each", lambda now: set(now.open.values()) == {10}, 30.0)
         load.counted(100, 10.0)
