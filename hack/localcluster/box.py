@@ -59,7 +59,11 @@ class Box:
         shutil.rmtree(self._held, ignore_errors=True)
         self._held.mkdir()
         setup = [list(SHARED_WITHIN)] * private + plan.get("setup", [])
-        shell.write(self._plan, json.dumps({**plan, "setup": setup, "state": str(state), "held": str(self._held)}), 0o600)
+        shell.write(
+            self._plan,
+            json.dumps({**plan, "setup": setup, "state": str(state), "held": str(self._held)}),
+            0o600,
+        )
         command: list[str] = [sys.executable, supervisor.__file__, str(self._plan)]
         if private:
             command = [*PRIVATE, *command]

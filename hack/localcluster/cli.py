@@ -69,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("image", nargs="+")
     command("exec", enter, "run a command in the local cluster's namespaces (ip, iptables, ps, ...)")
     each = command(
-        "stop", stop_program, "kill one of the local cluster's programs, e.g. kube-apiserver, and keep it down"
+        "stop",
+        stop_program,
+        "kill one of the local cluster's programs, e.g. kube-apiserver, and keep it down",
     )
     each.add_argument("program")
     each = command("start", start_program, "start again what stop ended")
