@@ -207,7 +207,7 @@ def _endpoint(backend: Backend) -> Endpoint:
 def _histogram(stats: StreamStats) -> Histogram:
     return Histogram(
         bounds=LATENCY_BUCKETS,
-        buckets=list(stats.seconds_buckets),
+        buckets=stats.seconds_buckets,
         sum=round(stats.seconds_sum, 6),
         count=sum(stats.seconds_buckets),
     )

@@ -40,18 +40,33 @@ class StreamStats:
         self.refused: i64 = 0  # sent elsewhere
         self.cancelled: i64 = 0  # by the client
         self.seconds_sum: float = 0.0
-        self.seconds_buckets: list[int] = [0] * (len(LATENCY_BUCKETS) + 1)
+        self._buckets: list[int] = [0] * (len(LATENCY_BUCKETS) + 1)
+        # Streams of one bucket in a row are counted here first: a list's integers are boxed.
+        self._bucket: i64 = 0
+        self._in_bucket: i64 = 0
         self._ok: i64 = 0  # nearly all: counted without a dict
         self._others: dict[int, int] = {}
 
     def finished(self, status: i64, seconds: float) -> None:
         """`status`: its grpc-status, -1 if none was seen. `seconds`: from its first frame to its last."""
         self.seconds_sum += seconds
-        self.seconds_buckets[latency_bucket(seconds)] += 1
+        bucket = latency_bucket(seconds)
+        if bucket != self._bucket:
+            self._buckets[self._bucket] += int(self._in_bucket)
+            self._bucket = bucket
+            self._in_bucket = 0
+        self._in_bucket += 1
         if status == 0:
             self._ok += 1
         else:
             self._others[status] = self._others.get(status, 0) + 1
+
+    @property
+    def seconds_buckets(self) -> list[int]:
+        """Finished streams by latency: one more than LATENCY_BUCKETS, not cumulative."""
+        found = list(self._buckets)
+        found[self._bucket] += int(self._in_bucket)
+        return found
 
     @property
     def by_status(self) -> dict[int, int]:
