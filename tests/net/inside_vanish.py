@@ -13,8 +13,6 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 from net_scene import Caller, EndpointsFile, Grpc, SidecarProcess, wait_for
 
 PORT = 50051
