@@ -40,7 +40,7 @@ class Sidecar:
     def __init__(self, settings: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         self.loop: Final = Loop()
         self.engine: Final = Engine(random.SystemRandom().getrandbits(64))
-        self.plane: Final = DataPlane(self.loop, self.engine)
+        self.plane: Final = DataPlane(self.loop, self.engine, sockets.raise_file_limit())
         self._namespace: str = settings["namespace"]
         self._streams = Streams(self.loop)
         now = self.loop.now()
@@ -171,7 +171,11 @@ class Sidecar:
     # --- admin and the end -----------------------------------------------------------------------
 
     def _accept_admin(self, sock: socket.socket, now: float) -> None:
-        peer = sock.getpeername()[0]
+        try:
+            peer = sock.getpeername()[0]
+        except OSError:  # it has left already
+            sock.close()
+            return
         transport = self._streams.adopt(sock)
         transport.attach(_AdminHandler(self._admin.accept(transport, peer, now)))
 

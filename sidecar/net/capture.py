@@ -82,11 +82,16 @@ class Capture:
 
     def accept(self, sock: socket.socket, now: float) -> None:
         destination = sockets.original_destination(sock)
-        if destination is None or len(self.open) >= MAX_CAPTURED:
+        if destination is None or self.full():
             # Somebody dialled the capture port itself: there is nowhere to take it.
             sock.close()
             return
         self.adopt(sock, destination, now)
+
+    def full(self) -> bool:
+        """Each takes two files of the clients' share."""
+        files = 2 * len(self.open) + len(self.plane.engine.downstreams)
+        return len(self.open) >= MAX_CAPTURED or files >= self.plane.client_files
 
     def adopt(self, sock: socket.socket, destination: Destination, now: float) -> None:
         sockets.tune(sock)
@@ -254,11 +259,7 @@ class Captured(Channel):
         if original is not None:
             self._original = None
             original.abort()
-        sock = self.sock.dup()
-        sock.setblocking(False)
-        first = self._from_client
-        self.abort()
-        self.capture.plane.adopt(sock, service, now, first)
+        self.capture.plane.adopt(self.give_away(), service, now, self._from_client)
 
     # --- relaying --------------------------------------------------------------------------------
 

@@ -30,7 +30,8 @@ class Channel(Watcher):
         self._reading: bool = True
         self._mask: i64 = WRITE if connecting else READ
         self._unsent: bytes = b""
-        loop.watch(sock, self, int(self._mask))
+        if sock.fileno() >= 0:
+            loop.watch(sock, self, int(self._mask))
 
     # --- for subclasses --------------------------------------------------------------------------
 
@@ -127,8 +128,16 @@ class Channel(Watcher):
         if not self.closed:
             self.closed = True
             self._unsent = b""
+            if self._closing:
+                self.loop.leave(self)
             self.loop.forget(self.sock)
             self.sock.close()
+
+    def give_away(self) -> socket.socket:
+        """Let go of the socket without closing it; `lost` does not follow. Nothing may be unsent."""
+        self.closed = True
+        self.loop.forget(self.sock)
+        return self.sock
 
     def drop(self, why: str, now: float) -> None:
         """Close now and report it."""

@@ -27,8 +27,10 @@ LOOK_INTERVAL: Final = 0.5
 # So often in a row what was sent timed out: with Linux' least time-out of 200 ms, doubled each time, that is after
 # 1.4 s. Four packets lost by chance are one call in a million at a loss of 3 %, and cost no call even then.
 STALLED_AFTER_TIMEOUTS: Final[i64] = 3
-# Clients' connections at once. An application has a handful; ten thousand is a leak, and costs 60 MB here.
+# Clients' connections at once. An application has a handful; ten thousand is a leak, and costs 20 MB here.
 MAX_CONNECTIONS: Final = 10_000
+# Of the files the process may open, clients get so much at most: the rest is for backends, the API server and probes.
+CLIENTS_SHARE_OF_FILES: Final = 0.75
 
 
 @final
@@ -108,8 +110,11 @@ class PeerChannel(Channel):
 class DataPlane(Plane):
     """Runs an engine's sockets."""
 
-    def __init__(self, loop: Loop, engine: Engine) -> None:
+    def __init__(self, loop: Loop, engine: Engine, files: int = sockets.FILES_WANTED) -> None:
+        """`files`: how many the process may have open."""
         self.loop: Final = loop
+        self.client_files: Final = int(files * CLIENTS_SHARE_OF_FILES)
+        self.most_connections: Final = min(MAX_CONNECTIONS, self.client_files)
         self.engine: Final = engine
         self._channels: dict[Peer, PeerChannel] = {}
         self._listeners: list[Listener] = []
@@ -124,11 +129,12 @@ class DataPlane(Plane):
         self._listeners.append(Listener(self.loop, sockets.listen(host, port), accept))
 
     def full(self) -> bool:
-        return len(self.engine.downstreams) >= MAX_CONNECTIONS
+        return len(self.engine.downstreams) >= self.most_connections
 
     def adopt(self, sock: socket.socket, service: ServicePort, now: float, first_bytes: bytes = b"") -> None:
         """Take over a client's socket, with what was already read from it."""
         if self.full():
+            log.warning("a client's connection is closed at once: %d are open", self.most_connections)
             sock.close()
             return
         sockets.tune(sock)
@@ -145,10 +151,11 @@ class DataPlane(Plane):
         if self._look_at <= now:
             self._look(now)
         while True:
-            for upstream in engine.take_dials():
+            dials = engine.take_dials()
+            for upstream in dials:
                 self._dial(upstream, now)
             touched = engine.take_touched()
-            if not touched:
+            if not touched and not dials:
                 due: float = engine.deadline()
                 return due if due < self._look_at else self._look_at
             for peer in touched:
@@ -221,12 +228,20 @@ class Listener(Watcher):
             except BlockingIOError:
                 return
             except OSError as error:
-                # Out of file descriptors, or a client that left: the next turn tries again.
-                log.warning("cannot accept a connection: %s", error.strerror)
+                if error.errno not in sockets.OUT_OF_RESOURCES:
+                    continue  # a client that has left already
+                # It would be ready again in every turn, so it is not watched for a while; clients wait meanwhile.
+                log.warning("cannot accept a connection: %s", sockets.describe(error))
+                self._loop.change(self._sock, 0)
+                self._loop.rest(self)
                 return
             sock.setblocking(False)
             self._accept(sock, now)
 
+    def expire(self) -> None:
+        self._loop.change(self._sock, int(READ))
+
     def close(self) -> None:
+        self._loop.leave(self)
         self._loop.forget(self._sock)
         self._sock.close()

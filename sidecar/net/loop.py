@@ -9,7 +9,6 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +21,8 @@ BROKEN: Final[i64] = select.EPOLLERR | select.EPOLLHUP
 MAX_WAIT: Final = 5.0
 # What a closing connection is given to take our last words and close too.
 LINGER: Final = 2.0
+# What a listener waits that has met the limit on files: soon enough for a client, seldom enough to cost nothing.
+REST: Final = 0.1
 # Events taken in one turn; more only lengthens the time to the flush.
 MAX_EVENTS: Final = 256
 
@@ -37,7 +38,7 @@ class Watcher:
         return False
 
     def expire(self) -> None:
-        """The time given to `Loop.linger` is over."""
+        """The time given to `Loop.linger` or `Loop.rest` is over."""
 
 
 class Plane:
@@ -48,13 +49,41 @@ class Plane:
         raise NotImplementedError
 
 
+class Delay:
+    """Watchers in the order in which the same time runs out for each."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds: Final = seconds
+        self._until: dict[Watcher, float] = {}
+
+    def add(self, watcher: Watcher) -> None:
+        self._until[watcher] = time.monotonic() + self._seconds
+
+    def discard(self, watcher: Watcher) -> None:
+        self._until.pop(watcher, None)
+
+    def expire(self, now: float) -> None:
+        """Call those whose time is over."""
+        while self._until:
+            watcher = next(iter(self._until))
+            if self._until[watcher] > now:
+                return
+            del self._until[watcher]
+            watcher.expire()
+
+    def next(self) -> float:
+        """When the next one's time is over; infinity if there is none."""
+        return self._until[next(iter(self._until))] if self._until else float("inf")
+
+
 class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._watchers: dict[int, Watcher] = {}
         self._running: bool = False
         self.attentive: bool = False  # the owner has a look after every turn
-        self._lingering: deque[tuple[float, Watcher]] = deque()
+        self._lingering = Delay(LINGER)
+        self._resting = Delay(REST)
 
     def now(self) -> float:
         return time.monotonic()
@@ -75,8 +104,17 @@ class Loop:
             self._epoll.unregister(fd)
 
     def linger(self, watcher: Watcher) -> None:
-        """Have `watcher.expire` called when LINGER has passed."""
-        self._lingering.append((time.monotonic() + LINGER, watcher))
+        """Have `watcher.expire` called when LINGER has passed, unless it has left by then."""
+        self._lingering.add(watcher)
+
+    def rest(self, watcher: Watcher) -> None:
+        """The same with REST."""
+        self._resting.add(watcher)
+
+    def leave(self, watcher: Watcher) -> None:
+        """It is closed: nothing here need remember it."""
+        self._lingering.discard(watcher)
+        self._resting.discard(watcher)
 
     def run(self, plane: Plane, turn: Callable[[float], float]) -> None:
         """Turn after turn until `stop`.
@@ -108,17 +146,15 @@ class Loop:
                     watcher.ready(mask, now)
                     if not watcher.routine():
                         stirred = True
-            lingering = self._lingering
-            while lingering and lingering[0][0] <= now:
-                lingering.popleft()[1].expire()
+            self._lingering.expire(now)
+            self._resting.expire(now)
             if stirred or owner_due <= now:
                 owner_due = turn(now)
             plane_due = plane.turn_end(now)
             if self.attentive:
                 owner_due = turn(now)
                 plane_due = plane.turn_end(now)
-            if lingering and lingering[0][0] < plane_due:
-                plane_due = lingering[0][0]
+            plane_due = min(plane_due, self._lingering.next(), self._resting.next())
 
     def stop(self) -> None:
         self._running = False

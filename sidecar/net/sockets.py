@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import resource
 import socket
 import struct
 import sys
@@ -21,6 +22,10 @@ KEEPALIVE_IDLE_S: Final = 10
 KEEPALIVE_INTERVAL_S: Final = 5
 KEEPALIVE_PROBES: Final = 3
 BACKLOG: Final = 1024
+# Files the process would have: 10,000 clients, twice 4,096 relayed connections, 8 to each of 1,000 endpoints.
+FILES_WANTED: Final = 32_768
+# What accept says when there is nothing to accept with.
+OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 # linux/tcp.h, struct tcp_info: as much of it as is read, and where things stand.
@@ -38,6 +43,17 @@ class Destination(NamedTuple):
 
 class PortInUseError(Exception):
     """A listener's port is taken or not ours to take; the message names it."""
+
+
+def raise_file_limit() -> int:
+    """Have as many open files as are wanted and allowed; how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return FILES_WANTED if soft == resource.RLIM_INFINITY else min(soft, FILES_WANTED)
 
 
 def family_of(host: str) -> socket.AddressFamily:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING, Final, Protocol, final
 
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 DIAL_TIMEOUT: Final = 10.0
 # Unsent output of one such stream; a reader that lets more pile up is closed. /status of 10,000 endpoints fits.
 MAX_UNSENT: Final = 8_388_608
+
+
+def _nowhere() -> socket.socket:
+    found = socket.socket()
+    os.close(found.detach())
+    return found
+
+
+_NOWHERE: Final = _nowhere()
 
 
 class Handler(Protocol):
@@ -59,11 +69,9 @@ class Streams:
         return PlainTransport(self, sock, _Nobody(), False)
 
     def _failed(self, handler: Handler, why: str) -> PlainTransport:
-        # A socket that never gets anywhere stands in, so that the caller has something to close.
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        transport = PlainTransport(self, sock, handler, True)
+        # A socket without a file stands in, so that the caller has something to close. (There may be no file left.)
+        transport = PlainTransport(self, _NOWHERE, handler, True)
         transport.failure = why
-        transport.loop.forget(sock)
         self._timed[transport] = 0.0
         return transport
 

@@ -28,7 +28,7 @@ MAX_BLOCKS_IN_ALL: Final[i64] = 16_777_216
 # Copies of request bodies that may have to be sent again.
 MAX_REPLAY_IN_ALL: Final[i64] = 16_777_216
 # Header blocks that have begun and not ended. Real ones end a moment later, and those over a frame's length are rare.
-MAX_BLOCKS_UNDER_WAY: Final[i64] = 4_194_304
+MAX_BLOCKS_UNDER_WAY: Final[i64] = 3_145_728
 
 
 class Timer:

@@ -45,8 +45,8 @@ class Downstream(Peer):
         self._last_id: i64 = 0
         self._refuse_above: i64 = frames.MAX_STREAM_ID  # the last stream of the final GOAWAY
         self._peer_leaving: bool = False
-        self._resets = Budget(RESETS, RESETS_PER_SECOND, RESETS)
-        self._faults = Budget(FAULTS, FAULTS_PER_SECOND, FAULTS)
+        self._resets = Budget(RESETS, RESETS_PER_SECOND)
+        self._faults = Budget(FAULTS, FAULTS_PER_SECOND)
 
     def is_idle(self, stream_id: i64) -> bool:
         return stream_id & 1 == 0 or stream_id > self._last_id

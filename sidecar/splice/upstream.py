@@ -44,8 +44,8 @@ class Upstream(Peer):
         self.next_id: i64 = FIRST_STREAM
         self.room_wanted: bool = False  # streams were turned away because it is congested
         self._last_taken: i64 = frames.MAX_STREAM_ID  # of the backend's latest GOAWAY
-        self._faults = Budget(FAULTS, FAULTS_PER_SECOND, FAULTS)
-        self._resets = Budget(RESETS, RESETS_PER_SECOND, RESETS)
+        self._faults = Budget(FAULTS, FAULTS_PER_SECOND)
+        self._resets = Budget(RESETS, RESETS_PER_SECOND)
 
     def is_idle(self, stream_id: i64) -> bool:
         return stream_id & 1 == 0 or stream_id >= self.next_id

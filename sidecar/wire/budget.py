@@ -9,11 +9,12 @@ from mypy_extensions import i64
 
 @final
 class Budget:
-    """Starts at `full`; time refills it to that by `per_second`; what is useful may fill it up to `most`."""
+    """Starts at `full`; time refills it to that by `per_second`; what is earned may fill it up to `most`, if that
+    is more."""
 
-    def __init__(self, full: i64, per_second: float, most: i64) -> None:
+    def __init__(self, full: i64, per_second: float, most: i64 = 0) -> None:
         self._full: float = float(full)
-        self._most: float = float(most)
+        self._most: float = float(most if most > full else full)
         self._per_second = per_second
         self._level: float = float(full)
         self._at: float = -1.0

@@ -86,7 +86,7 @@ class Connection:
         self.settings_acknowledged: bool = False
         self._credit_due: i64 = 0  # what honest WINDOW_UPDATEs may give back
         self.nuisance = Budget(NUISANCE_BUDGET, NUISANCE_PER_SECOND, NUISANCE_MOST)
-        self._settings_budget = Budget(SETTINGS_BUDGET, SETTINGS_PER_SECOND, SETTINGS_BUDGET)
+        self._settings_budget = Budget(SETTINGS_BUDGET, SETTINGS_PER_SECOND)
         self._headers = HeaderReader(memo)
         self._rest: bytes = b""
         self.incomplete_since: float = 0.0  # while `is_incomplete`: since when

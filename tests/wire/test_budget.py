@@ -37,6 +37,18 @@ def test_what_is_earned_may_exceed_what_time_gives_up_to_the_most() -> None:
     assert not budget.spend(200.0), "time fills it no further than it began"
 
 
+def test_more_may_be_earned_than_time_gives() -> None:
+    budget = Budget(2, 1.0, 5)
+    assert [budget.spend(0.0) for _ in range(3)] == [True, True, False]
+    budget.earn(100.0)
+    assert [budget.spend(0.0) for _ in range(6)] == [True] * 5 + [False]
+    assert [budget.spend(1000.0) for _ in range(3)] == [True, True, False], "time fills it to 2 only"
+    budget.earn(4.0)
+    assert [budget.spend(2000.0) for _ in range(5)] == [True] * 4 + [False], (
+        "and takes nothing that was earned"
+    )
+
+
 def test_a_clock_that_goes_back_gives_nothing() -> None:
     budget = Budget(1, 1.0, 1)
     assert budget.spend(100.0)
