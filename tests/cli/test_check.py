@@ -46,7 +46,7 @@ def installed(cluster: FakeCluster) -> Iterator[FakeCluster]:
 
 def _installed(cluster: FakeCluster, issued: datetime.datetime) -> Iterator[FakeCluster]:
     bundle = certs.issue([DNS_NAME], issued)
-    for document in yaml.safe_load_all((ROOT / "manifests" / "webhook.yaml").read_text()):
+    for document in yaml.safe_load_all((ROOT / "manifests" / "base" / "webhook.yaml").read_text()):
         trusted = base64.b64encode(bundle.ca_certificates).decode()
         for hook in document["webhooks"]:
             hook["clientConfig"]["caBundle"] = trusted

@@ -16,7 +16,7 @@ from sidecar.net import sniff
 pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parents[2]
-WEBHOOK = yaml.safe_load((ROOT / "manifests" / "webhook.yaml").read_text())
+WEBHOOK = yaml.safe_load((ROOT / "manifests" / "base" / "webhook.yaml").read_text())
 WEBHOOK["metadata"]["creationTimestamp"] = "2026-11-24T06:00:00Z"
 INSTALLED = Surroundings(webhook=WEBHOOK)
 

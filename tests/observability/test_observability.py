@@ -140,7 +140,7 @@ def test_pods_are_found_by_the_port_that_injection_gives():
     assert str(names.ADMIN_PORT) in (FOLDER / "scrape-config.yaml").read_text()
     (deployment,) = (
         one
-        for one in yaml.safe_load_all((ROOT / "manifests" / "injector.yaml").read_text())
+        for one in yaml.safe_load_all((ROOT / "manifests" / "base" / "injector.yaml").read_text())
         if one["kind"] == "Deployment"
     )
     template = deployment["spec"]["template"]
