@@ -23,7 +23,8 @@ class Setting(NamedTuple):
     parse: Callable[[str], Any]
     default: str
     help: str
-    repeatable: bool = False  # the flag may be given several times; the values are joined by commas
+    repeatable: bool = False  # the flag may be given several times; its value is a tuple
+    form: str = "VALUE"  # what a value looks like, as a usage line has it: a|b, ADDRESS:PORT
 
 
 class BadSettingError(ValueError):
@@ -44,19 +45,24 @@ def _setting(
     *,
     annotation: bool = False,
     sidecar: bool = False,
-    flag: str = "",
     repeatable: bool = False,
+    form: str = "VALUE",
 ) -> Setting:
     return Setting(
         name=name,
         annotation=names.ANNOTATION_PREFIX + name if annotation else "",
         env=names.ENV_PREFIX + name.upper().replace("-", "_") if sidecar else "",
-        flag="--" + (flag or name) if sidecar else "",
+        flag="--" + name if sidecar else "",
         parse=parse,
         default=default,
         help=text,
         repeatable=repeatable,
+        form=form,
     )
+
+
+def _quantity(name: str, default: str, text: str) -> Setting:
+    return _setting(name, values.quantity, default, text, annotation=True, form="QUANTITY")
 
 
 SETTINGS: Final[tuple[Setting, ...]] = (
@@ -66,6 +72,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "disabled",
         "Whether the pod gets the sidecar.",
         annotation=True,
+        form="enabled|disabled",
     ),
     Setting(
         name="capture-mode",
@@ -77,6 +84,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         help="How the pod's outbound connections reach the sidecar: iptables redirects them, hosts gives "
         "each Service named in `services` a loopback address of its own and needs no privilege, none leaves it "
         "to the application.",
+        form="iptables|hosts|none",
     ),
     _setting(
         "services",
@@ -86,6 +94,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "commas. Others are found when they are first called.",
         annotation=True,
         sidecar=True,
+        form="SERVICES",
     ),
     _setting(
         "exclude-outbound-ports",
@@ -93,6 +102,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "",
         "Destination ports that are never redirected, separated by commas.",
         annotation=True,
+        form="PORTS",
     ),
     _setting(
         "exclude-outbound-cidrs",
@@ -100,6 +110,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "",
         "Destination networks that are never redirected, separated by commas.",
         annotation=True,
+        form="CIDRS",
     ),
     _setting(
         "policy",
@@ -108,6 +119,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "How a stream's endpoint is picked.",
         annotation=True,
         sidecar=True,
+        form="least-open-streams",
     ),
     _setting(
         "log-level",
@@ -116,6 +128,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "The least severe messages that are logged.",
         annotation=True,
         sidecar=True,
+        form="debug|info|warning|error",
     ),
     _setting(
         "log-format",
@@ -124,26 +137,28 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "How messages are logged: text for people, or json, one object a line.",
         annotation=True,
         sidecar=True,
+        form="text|json",
     ),
     _setting(
-        "sidecar-image", values.image, names.DEFAULT_SIDECAR_IMAGE, "The sidecar's image.", annotation=True
+        "sidecar-image",
+        values.image,
+        names.DEFAULT_SIDECAR_IMAGE,
+        "The sidecar's image.",
+        annotation=True,
+        form="IMAGE",
     ),
-    _setting("sidecar-cpu-request", values.quantity, "20m", "The sidecar's CPU request.", annotation=True),
-    _setting(
-        "sidecar-cpu-limit", values.quantity, "", "The sidecar's CPU limit; none if unset.", annotation=True
-    ),
-    _setting(
-        "sidecar-memory-request", values.quantity, "40Mi", "The sidecar's memory request.", annotation=True
-    ),
-    _setting(
-        "sidecar-memory-limit", values.quantity, "192Mi", "The sidecar's memory limit.", annotation=True
-    ),
+    _quantity("sidecar-cpu-request", "20m", "The sidecar's CPU request."),
+    _quantity("sidecar-cpu-limit", "", "The sidecar's CPU limit; none if unset."),
+    _quantity("sidecar-memory-request", "40Mi", "The sidecar's memory request."),
+    _quantity("sidecar-memory-limit", "192Mi", "The sidecar's memory limit."),
     _setting(
         "source",
         values.source,
         "kubernetes",
-        "Where endpoints come from: kubernetes, or file:PATH.",
+        "Where endpoints come from: the API server of the cluster this pod is in, or a JSON file of Services and "
+        "EndpointSlices, as kubectl get svc,endpointslices -o json prints them, followed as it changes.",
         sidecar=True,
+        form="kubernetes|file:PATH",
     ),
     _setting(
         "state-dir",
@@ -152,6 +167,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Where what is known of endpoints is kept, so that a sidecar that restarts while the API server is "
         f"away still knows it ({names.STATE_DIR} in a pod); not kept if unset.",
         sidecar=True,
+        form="DIRECTORY",
     ),
     _setting(
         "drain-timeout",
@@ -165,9 +181,11 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "listen",
         values.listens,
         "",
-        "A listener of its own for a Service port: ADDRESS:PORT=SERVICE.NAMESPACE:PORT. May be repeated.",
+        "An address to listen on for one Service port, such as 127.0.0.1:7000=greeter.shop:50051. May be "
+        "repeated.",
         sidecar=True,
         repeatable=True,
+        form="ADDRESS:PORT=SERVICE:PORT",
     ),
     _setting(
         "capture",
@@ -175,13 +193,16 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "",
         f"The port that redirected connections arrive at ({names.CAPTURE_PORT} in a pod); no capture if unset.",
         sidecar=True,
+        form="PORT",
     ),
     _setting(
         "admin",
         values.address,
         f"127.0.0.1:{names.ADMIN_PORT}",
-        "Where /livez, /readyz, /metrics and /status are served.",
+        "Where /livez, /readyz, /metrics, /status and the status page are served. Off the loopback only the first "
+        "three answer.",
         sidecar=True,
+        form="ADDRESS:PORT",
     ),
     _setting(
         "namespace",
@@ -189,6 +210,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "default",
         "The namespace of Services named without one: the pod's own.",
         sidecar=True,
+        form="NAME",
     ),
 )
 
@@ -243,8 +265,11 @@ def from_flags_and_environment(
     found: dict[str, Any] = {}
     for setting in sidecar_settings():
         given = flags.get(setting.name) or ()
-        if given:
-            found[setting.name] = parse(setting, ",".join(given), setting.flag)
+        if setting.repeatable and given:
+            # One by one, so that an error shows the one that is bad.
+            found[setting.name] = tuple(v for text in given for v in parse(setting, text, setting.flag))
+        elif given:
+            found[setting.name] = parse(setting, given[-1], setting.flag)
         else:
             found[setting.name] = parse(setting, environment.get(setting.env) or setting.default, setting.env)
     return found

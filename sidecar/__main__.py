@@ -1,6 +1,6 @@
 """`python -m sidecar`: flags and environment to settings, logging, exit codes.
 
-Exit codes: 0 after a clean end; 1 if a port cannot be had; 2 for a bad flag or value.
+Exit codes: 0 after a clean end; 1 if a port cannot be had; 2 for a bad flag, value or environment.
 """
 
 from __future__ import annotations
@@ -16,10 +16,26 @@ from typing import Any, Final, NoReturn
 from contract import logs, names
 from contract import settings as table
 from contract.settings import BadSettingError
+from sidecar import BUILD_ENV
 
 EXIT_OK: Final = 0
 EXIT_PORT: Final = 1
 EXIT_USAGE: Final = 2
+
+EPILOG: Final = """\
+Each flag can be given as the environment variable in brackets; a flag beats it.
+
+In a pod the injector writes all of this. To try it on your own machine, with endpoints from a file:
+
+  kubectl get services,endpointslices -o json > endpoints.json
+  python -m sidecar --source file:endpoints.json --listen 127.0.0.1:7000=greeter.default:50051
+
+and let the application dial 127.0.0.1:7000. http://127.0.0.1:15020/ shows where its streams go.
+
+SIGTERM drains: no new streams, and an end when the open ones are over. A second signal ends at once.
+Exit codes: 0 after a clean end; 1 if a port cannot be had; 2 for a bad flag, value or environment.
+EVENSTREAM_BUILD=interpreted runs the Python files as they stand instead of the compiled modules.
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
     found = _Parser(
         prog="python -m sidecar",
         description="Spreads the gRPC streams of one pod evenly over the endpoints of the Services it calls.",
-        epilog="Each flag can be given as the environment variable in brackets; a flag beats it.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     for setting in table.sidecar_settings():
@@ -42,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
             setting.flag,
             dest=setting.name,
             action="append",
-            metavar="VALUE",
+            metavar=setting.form,
             help=f"{setting.help}{default} [{setting.env}]".replace("%", "%%"),
         )
     return found
@@ -61,21 +78,37 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
         options.error(str(error))
 
 
+def _build_trouble(wanted: str, kind: str) -> str:
+    """Why the build asked for by EVENSTREAM_BUILD does not run, or ""."""
+    if wanted not in ("", "compiled", "interpreted"):
+        return f"{BUILD_ENV}: {wanted!r} is not allowed; allowed: compiled, interpreted, or unset"
+    if wanted == "compiled" != kind:
+        return (
+            f"{BUILD_ENV}: 'compiled' is not to be had: this installation was built with EVENSTREAM_COMPILE=0"
+        )
+    return ""
+
+
 def main(arguments: Sequence[str]) -> int:
     settings = read_settings(arguments)
     logs.configure(settings["log-level"], settings["log-format"])
     # Imported late: --help and a mistyped flag answer at once.
     from sidecar.app import Sidecar
+    from sidecar.discovery.source import NoSourceError
     from sidecar.net.sockets import PortInUseError
     from sidecar.view import build_kind
 
     log = logging.getLogger("sidecar")
+    trouble = _build_trouble(os.environ.get(BUILD_ENV, ""), build_kind())
+    if trouble:
+        sys.stderr.write(f"evenstream-sidecar: {trouble}\n")
+        return EXIT_USAGE
     try:
         sidecar = Sidecar(settings, os.environ)
     except PortInUseError as error:
         sys.stderr.write(f"evenstream-sidecar: {error}\n")
         return EXIT_PORT
-    except ValueError as error:  # the source named cannot be had here
+    except NoSourceError as error:
         sys.stderr.write(f"evenstream-sidecar: {error}\n")
         return EXIT_USAGE
     listens = ", ".join(str(each) for each in settings["listen"]) or "none"

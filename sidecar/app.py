@@ -35,7 +35,7 @@ LINGER: Final = 0.1
 
 
 class Sidecar:
-    """Call `run` once. Raises PortInUseError from the constructor if a port cannot be had."""
+    """Call `run` once. The constructor raises PortInUseError if a port cannot be had, and NoSourceError."""
 
     def __init__(self, settings: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         self.loop: Final = Loop()
@@ -58,6 +58,7 @@ class Sidecar:
         self._watched: set[ServicePort] = set()
         self._drain_until: float = float("inf")
         self._idle_since: float = 0.0
+        self._drained: bool = False
         self.capture: Capture | None = None
         for wanted in settings["listen"]:
             self._listen(wanted)
@@ -203,7 +204,9 @@ class Sidecar:
             self._idle_since = 0.0
         elif self._idle_since == 0.0:
             self._idle_since = now
-        if now >= self._drain_until or (not busy and now - self._idle_since >= LINGER):
+        over = now >= self._drain_until or (not busy and now - self._idle_since >= LINGER)
+        if over and not self._drained:  # the turn that stops the loop is not its last
+            self._drained = True
             log.info("drained: %d streams left", self.engine.open_streams())
             self.loop.stop()
         return self._drain_until if busy else self._idle_since + LINGER

@@ -25,7 +25,7 @@ def make_source(
 
     `now`: seconds, the clock of all later calls. `namespace`: the pod's own, asked where the whole cluster
     may not be. `state_dir`: where to keep what is known for the next process; None: nowhere. Raises
-    ValueError, one clear line, if the environment of a pod is wanted and not there.
+    NoSourceError if the environment of a pod is wanted and not there.
     """
     if ref.kind == "file":
         return FileSource(ref.path)

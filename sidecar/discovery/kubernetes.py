@@ -22,7 +22,7 @@ from sidecar.discovery.backoff import Backoff
 from sidecar.discovery.catalog import Emitter, FaultLog
 from sidecar.discovery.resolve import Resolver
 from sidecar.discovery.slices import SERVICE_NAME_LABEL, ServiceInfo, SliceInfo, parse_service, parse_slice
-from sidecar.discovery.source import Dial, Resolution, Standing
+from sidecar.discovery.source import Dial, NoSourceError, Resolution, Standing
 from sidecar.discovery.text import quote
 from sidecar.discovery.token import TokenError, TokenFile
 from sidecar.discovery.watch import Collection, Counters, Reflector
@@ -48,10 +48,10 @@ class ApiServer(NamedTuple):
 
 
 def in_pod(environ: Mapping[str, str], directory: str = SERVICE_ACCOUNT_DIR) -> ApiServer:
-    """The API server as a pod sees it. Raises ValueError, one clear line, outside of a pod."""
+    """The API server as a pod sees it. Raises NoSourceError outside of a pod."""
     host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "")
     if not host or not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= 65535):
-        raise ValueError(
+        raise NoSourceError(
             f"source kubernetes: KUBERNETES_SERVICE_HOST={host!r} and KUBERNETES_SERVICE_PORT={port!r} name "
             "no API server; in a pod both are set (outside, use --source file:PATH)"
         )

@@ -20,6 +20,10 @@ NONE: Final = "none"  # nothing is known yet
 RUNGS: Final = (LIVE, MEMORY, DISK, DNS, ORIGINAL, NONE)
 
 
+class NoSourceError(ValueError):
+    """The environment does not say how to reach the source; one clear line."""
+
+
 class Standing(NamedTuple):
     """On which rung the endpoints of a Service port stand, and how long ago it was last known to be so."""
 

@@ -32,6 +32,7 @@ PAGES = sorted({block.page for block in COMMANDS} - {README})
 NAMESPACE = "evenstream-e2e-readme"
 # The sidecar's image is compiled if it is not in Docker's cache.
 BLOCK_SECONDS = 900.0
+TEST_SECONDS = 1500
 REPORT_SECONDS = 60.0  # the example's client prints every 5 s; its old pod takes some time to go
 EVEN = 1.05
 
@@ -115,6 +116,7 @@ def test_a_page_of_docs_works_from_top_to_bottom(installed: Cluster, reader: Rea
             reader.follow(block)
 
 
+@pytest.mark.timeout(TEST_SECONDS, func_only=True)
 def test_the_readme_works_from_top_to_bottom(cluster: Cluster, reader: Reader, figures: Figures) -> None:
     mesh.uninstall(cluster)
     install, before, annotate, verify, uninstall = (block for block in COMMANDS if block.page == README)
