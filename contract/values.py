@@ -23,7 +23,7 @@ _FACTOR: Final[Mapping[str | None, Fraction]] = {
 }
 # An image reference as the distribution spec has it, loosely: no spaces, no upper-case repository.
 _IMAGE: Final = re.compile(
-    r"([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+    r"([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
 )
 MAX_PORT: Final = 65535
 # A day: what takes longer is not waited for by anybody.
@@ -103,8 +103,9 @@ def _listed(text: str) -> Sequence[str]:
 
 
 def ports(text: str) -> tuple[int, ...]:
+    items = _listed(text)
     try:
-        return tuple(port(item) for item in _listed(text))
+        return tuple(port(item) for item in items)
     except BadValueError:
         raise BadValueError(f"allowed: ports from 1 to {MAX_PORT}, separated by commas") from None
 
@@ -133,8 +134,9 @@ def service(text: str) -> ServiceRef:
 
 
 def services(text: str) -> tuple[ServiceRef, ...]:
+    items = _listed(text)
     try:
-        return tuple(service(item) for item in _listed(text))
+        return tuple(service(item) for item in items)
     except BadValueError:
         raise BadValueError(
             "allowed: Services of this cluster as NAME:PORT or NAME.NAMESPACE:PORT, separated by commas, "
@@ -144,10 +146,12 @@ def services(text: str) -> tuple[ServiceRef, ...]:
 
 def address(text: str) -> Address:
     host, _, number = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
+    bracketed = host.startswith("[") and host.endswith("]")
     try:
-        return Address(str(ipaddress.ip_address(host)), port(number))
+        found = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        if bracketed != (found.version == 6):  # without brackets ::1:80 is an address of its own
+            raise ValueError(host)
+        return Address(str(found), port(number))
     except ValueError:
         raise BadValueError(
             "allowed: ADDRESS:PORT with an IP address, such as 127.0.0.1:15020 or [::1]:15020"
