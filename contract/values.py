@@ -144,6 +144,13 @@ def services(text: str) -> tuple[ServiceRef, ...]:
         ) from None
 
 
+def ip(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise BadValueError("allowed: an IP address, such as 127.0.0.1 or ::1") from None
+
+
 def address(text: str) -> Address:
     host, _, number = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")

@@ -30,10 +30,20 @@ MAX_REFRESH_SECONDS: Final = 3600
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 
+EPILOG: Final = """\
+What the webhook would make of a manifest, without a cluster:
+
+  python -m injector inject -f pod.yaml
+  kubectl get deployment greeter-client -o yaml | python -m injector inject -f -
+
+A pod asks with the annotation evenstream.dev/inject: "enabled". One that is left as it is, is told why on
+standard error. Exit codes: 0 done; 1 serve could not start; 2 a flag, file or value is not allowed.
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def _with(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -56,7 +66,10 @@ def _refresh_seconds(text: str) -> int:
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m injector", description="Adds the Evenstream sidecar to pods that ask for it."
+        prog="python -m injector",
+        description="Adds the Evenstream sidecar to pods that ask for it.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     common = _Parser(add_help=False)
@@ -98,7 +111,11 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     serve = commands.add_parser("serve", parents=[common], help="run the admission webhook in a cluster")
     add = serve.add_argument
-    add("--address", default="", help="listen on this IP address only (default: all of the pod's)")
+    add(
+        "--address",
+        type=_with(values.ip),
+        help="listen on this IP address only (default: all of the pod's)",
+    )
     add("--port", type=_with(values.port), default=SERVE_PORT, help="listen on this port (%(default)s)")
     add(
         "--namespace",
@@ -176,6 +193,15 @@ def _serve(given: argparse.Namespace, options: Options) -> int:
         also=installation.refresh,
     )
     webhook.configure(settings_, listening)
+    # kopf would tell of either with a traceback, and of the first again every minute.
+    try:
+        cluster.login(settings_)
+        listening.try_port()
+    except kopf.LoginError as error:
+        return _fail(f"serve: cannot log in to a cluster: {error}", EXIT_FAILED)
+    except OSError as error:
+        where = f"{given.address or 'all addresses'} port {given.port}"
+        return _fail(f"serve: cannot listen on {where}: {error.strerror}", EXIT_FAILED)
     try:
         webhook.run(installation, settings_)
     except (kopf.LoginError, OSError) as error:

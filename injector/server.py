@@ -13,6 +13,7 @@ import base64
 import datetime
 import json
 import logging
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -112,6 +113,11 @@ class Server:
         self._metrics = Metrics()
         self._ready = False
         self.listening: tuple[str, int] | None = None
+
+    def try_port(self) -> None:
+        """Raises OSError if its port is not to be had now."""
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        socket.create_server((self._host, self._port), family=family).close()
 
     async def __call__(self, answer: ReviewFn) -> AsyncIterator[Any]:
         await self._until_refreshed()

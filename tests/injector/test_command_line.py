@@ -87,6 +87,13 @@ def test_the_sidecar_image_comes_from_flag_environment_or_default(tmp_path: Path
         (("serve", "--sidecar-kind", "x"), b"", "'x' is not allowed; allowed: auto, native, plain"),
         (("inject", "-f", "-", "--cluster-domain", "a."), b"", "'a.' is not allowed; allowed: a DNS name"),
         (("serve", "--nonsense"), b"", "unrecognized arguments: --nonsense"),
+        (("serve", "--address", "localhost"), b"", "'localhost' is not allowed; allowed: an IP address"),
+        (("serve", "--namespace", "A_b"), b"", "'A_b' is not allowed; allowed: a DNS label"),
+        (("serve", "--service", "a.b"), b"", "'a.b' is not allowed; allowed: a DNS label"),
+        (("serve", "--sidecar-kind", "fat"), b"", "'fat' is not allowed; allowed: "),
+        (("serve", "--cluster-domain", "a.b."), b"", "'a.b.' is not allowed; allowed: a DNS name"),
+        (("serve", "--log-format", "xml"), b"", "'xml' is not allowed; allowed: text, json"),
+        (("eject",), b"", "eject"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(arguments: tuple[str, ...], text: bytes, says: str):
@@ -105,3 +112,26 @@ def test_an_alias_bomb_is_refused():
     done = _run("inject", "-f", "-", text="\n".join(lines).encode())
     assert done.returncode == 2
     assert b"aliases" in done.stderr
+
+
+@pytest.mark.parametrize("command", [(), ("inject",), ("serve",)], ids=["all", "inject", "serve"])
+def test_help_explains_every_option(command: tuple[str, ...]):
+    done = _run(*command, "--help", env={**os.environ, "COLUMNS": "100"})
+    assert done.returncode == 0
+    text = done.stdout.decode()
+    assert "usage: python -m injector" in text
+    for line in text.splitlines():
+        assert not line.rstrip().endswith("()"), line  # a default that is nothing
+    if not command:
+        assert "python -m injector inject -f pod.yaml" in text
+        assert "Exit codes: 0" in text
+
+
+def test_serve_without_a_cluster_says_so_once():
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("KUBE")}
+    done = _run("serve", env={**environment, "HOME": "/nonexistent"})
+    assert done.returncode == 1
+    assert done.stderr.decode() == (
+        "python -m injector: serve: cannot log in to a cluster: "
+        "neither a service account's token nor a kubeconfig was found\n"
+    )

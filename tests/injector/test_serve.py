@@ -419,3 +419,14 @@ def test_with_certificates_from_files_it_asks_for_no_right_at_all(cluster: FakeC
         assert status == 200
         assert injector.stop() == 0
     assert {call.partition(" ")[2] for call in cluster.calls} <= {"/version", "/api", "/api/v1", "/apis"}
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_1(cluster: FakeCluster):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with Injector(cluster.kubeconfig, port) as injector:
+            injector.wait_for(f"serve: cannot listen on 127.0.0.1 port {port}: Address already in use")
+            assert injector.process.wait(30) == 1
+            assert len(injector.lines) == 1
