@@ -176,6 +176,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Seconds after SIGTERM that streams have to end; then they are cut. In a pod 2 s less than its "
         "terminationGracePeriodSeconds.",
         sidecar=True,
+        form="SECONDS",
     ),
     _setting(
         "listen",

@@ -32,7 +32,7 @@ In a pod the injector writes all of this. To try it on your own machine, with en
 
 and let the application dial 127.0.0.1:7000. http://127.0.0.1:15020/ shows where its streams go.
 
-SIGTERM drains: no new streams, and an end when the open ones are over. A second signal ends at once.
+SIGTERM drains: it ends when the open streams are over, or after --drain-timeout. A second signal ends at once.
 Exit codes: 0 after a clean end; 1 if a port cannot be had; 2 for a bad flag, value or environment.
 EVENSTREAM_BUILD=interpreted runs the Python files as they stand instead of the compiled modules.
 """

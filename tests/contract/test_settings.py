@@ -69,6 +69,7 @@ GOOD: dict[str, dict[str, Any]] = {
         "file:endpoints.json": SourceRef("file", "endpoints.json"),
         "file:/etc/a:b c.json": SourceRef("file", "/etc/a:b c.json"),
     },
+    "drain-timeout": {"1": 1, "28": 28, "3600": 3600},
     "state-dir": {"/": "/", "/var/lib/evenstream": "/var/lib/evenstream"},
     "listen": {
         "": (),
@@ -137,6 +138,7 @@ BAD: dict[str, tuple[str, ...]] = {
         ("m", "-1", "1 Gi", "1gi", "1KB", "0.5.1", ".5", "1e3x", "50m\n"),
     ),
     "source": ("", "Kubernetes", "kubernetes:", "file", "file:", "dns:greeter", "/etc/endpoints.json"),
+    "drain-timeout": ("", "0", "-1", "1.5", "30s", "123456", "\u0661", "1\n"),
     "state-dir": ("state", "./state", "~/state"),
     "listen": (
         "127.0.0.1:7000",

@@ -30,6 +30,7 @@ BAD: dict[str, list[tuple[str, str]]] = {
         ("dns", "kubernetes"),
         ("kubernetes:x", "file:"),
     ],
+    "drain-timeout": [("0", "whole seconds from 1"), ("30s", "whole seconds"), ("1.5", "whole seconds")],
     "state-dir": [("state", "absolute path")],
     "listen": [
         ("127.0.0.1:7000", "ADDRESS:PORT=SERVICE.NAMESPACE:PORT"),
