@@ -14,6 +14,7 @@ from contract import names
 from injector.cli import codes, installation, lines, options, policies, screen
 from injector.cli.cluster import ApiError, Cluster, namespaced, open_cluster
 from injector.cli.forward import forward, peer_certificate
+from injector.cli.found import WEBHOOK_CONFIGURATION, find_policy
 from injector.cli.lines import Line
 from injector.cli.pods import asks, is_ready, status_of
 
@@ -38,7 +39,6 @@ TO_INSTALL: Final = (
 # What a sidecar does as its pod's service account.
 TO_DISCOVER: Final = (("services", ""), ("endpointslices", "discovery.k8s.io"))
 REVIEWS: Final = "/apis/authorization.k8s.io/v1"
-WEBHOOKS: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 
 Json = dict[str, Any]
 
@@ -86,6 +86,7 @@ class Checks:
         self._capture = capture
         self._section = f"Namespace {namespace}"
         self._webhook: Json | None = None
+        self._policy: Json | None = None
         self._deployment: Json | None = None
 
     def run(self, *, pre: bool) -> Iterable[Line]:
@@ -93,20 +94,24 @@ class Checks:
         yield self._version()
         yield from self._looked(KUBERNETES, "nodes", self._nodes)
         try:
-            self._webhook = self._cluster.find(f"{WEBHOOKS}/{installation.NAME}")
+            self._webhook = self._cluster.find(WEBHOOK_CONFIGURATION)
+            self._policy = find_policy(self._cluster)
             self._deployment = self._cluster.find(
                 namespaced("deployments", SYSTEM, installation.NAME, "apps/v1")
             )
         except ApiError as error:
             yield _skipped(installation.SECTION, "what is installed", error)
-        installed = self._webhook is not None or self._deployment is not None
+        served = self._webhook is not None or self._deployment is not None
+        installed = served or self._policy is not None
         if pre or not installed:
             yield from self._looked(KUBERNETES, "rights to install", self._rights)
         if not installed:
             text = f"there is no {installation.NAME} in this cluster"
             level: lines.Level = "note" if pre else "failed"
             yield Line(installation.SECTION, "installed", level, text, "kubectl apply -k manifests/")
-        else:
+        if self._policy is not None:
+            yield from self._looked(installation.SECTION, "policy", self._bound)
+        if served:
             yield from self._installation()
         yield from self._of_namespace(installed)
         if installed:
@@ -174,6 +179,11 @@ class Checks:
         yield from installation.webhook(self._webhook)
         yield from self._looked(installation.SECTION, "certificate", self._certificate)
 
+    def _bound(self) -> Iterable[Line]:
+        assert self._policy is not None
+        binding = find_policy(self._cluster, "mutatingadmissionpolicybindings")
+        yield installation.policy(self._policy, binding)
+
     def _certificate(self) -> Iterable[Line]:
         """What an injector's pod shows to those who call it."""
         authority = installation.authority(self._webhook)
@@ -216,7 +226,8 @@ class Checks:
         yield from self._looked(self._section, "discovery", self._discovery)
         if not installed:
             return
-        left_out = installation.excluded(self._webhook, self._namespace, labels)
+        callers = installation.callers(self._webhook, self._policy)
+        left_out = installation.excluded(callers, self._namespace, labels)
         if left_out:
             yield Line(
                 self._section, "injection", "note", left_out, "pods here never get the sidecar; use another"
@@ -251,7 +262,9 @@ class Checks:
         if missing:
             text = f"service accounts here may not {', '.join(missing)}: sidecars would know no endpoints"
             do = f"install first, or give them the ClusterRole evenstream-sidecar in {self._namespace}"
-            yield Line(self._section, "discovery", "failed" if self._webhook else "note", text, do)
+            yield Line(
+                self._section, "discovery", "failed" if self._webhook or self._policy else "note", text, do
+            )
         else:
             yield Line(
                 self._section, "discovery", "ok", "service accounts here may read Services and endpoints"
@@ -269,7 +282,8 @@ class Checks:
         status = status_of(made.object)
         if status is None:
             said = "; ".join(made.warnings) or "a pod that asks does not get the sidecar"
-            yield Line(self._section, "injection", "failed", said, installation.NOT_CALLED)
+            do = installation.NOT_CALLED if self._policy is None else installation.NOT_RUN
+            yield Line(self._section, "injection", "failed", said, do)
         else:
             text = f"a pod that asks gets {status.get('image')}, version {status.get('version')} (dry run)"
             yield Line(self._section, "injection", "ok", text)

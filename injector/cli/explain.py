@@ -10,9 +10,9 @@ from rich.text import Text
 
 from contract import names
 from injector.cli import codes, installation, options, reasons, screen, show
-from injector.cli.check import WEBHOOKS
 from injector.cli.cluster import ApiError, Cluster, namespaced, open_cluster
 from injector.cli.forward import AdminPort
+from injector.cli.found import WEBHOOK_CONFIGURATION, find_policy
 from injector.cli.pods import container_state
 from injector.cli.reasons import Surroundings, Why
 
@@ -92,12 +92,13 @@ class Explanation:
     def _surroundings(self) -> Surroundings:
         namespace = self._look(lambda: self._cluster.find(f"/api/v1/namespaces/{self._namespace}")) or {}
         before = len(self._notes)
-        webhook = self._look(lambda: self._cluster.find(f"{WEBHOOKS}/{installation.NAME}"))
+        webhook = self._look(lambda: self._cluster.find(WEBHOOK_CONFIGURATION))
+        policy = self._look(lambda: find_policy(self._cluster))
         return Surroundings(
-            webhook=webhook,
+            callers=installation.callers(webhook, policy),
             namespace_labels=(namespace.get("metadata") or {}).get("labels") or {},
             owner=self._owner(self._pod),
-            webhook_known=len(self._notes) == before,
+            callers_known=len(self._notes) == before,
         )
 
     def _look(self, ask: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cryptography import x509
 
@@ -17,11 +17,16 @@ NAME: Final = "evenstream-injector"
 DNS_NAME: Final = f"{NAME}.{names.SYSTEM_NAMESPACE}.svc"
 # One webhook for most namespaces, one for those that enforce Pod Security.
 SUFFIX: Final = ".evenstream.dev"
+POLICY: Final = "evenstream"
 PORT: Final = 8443
 SECTION: Final = "Installation"
 NOT_CALLED: Final = (
     "look whether the API server may reach the injector's pods on port 8443 (firewalls of managed clusters, "
     f"NetworkPolicies), and at: kubectl -n {names.SYSTEM_NAMESPACE} logs deploy/{NAME}"
+)
+NOT_RUN: Final = (
+    "the API server runs MutatingAdmissionPolicies from 1.36 on, and in 1.34 and 1.35 with the feature gate of that "
+    "name and the API admissionregistration.k8s.io/v1beta1 switched on"
 )
 LOGS: Final = f"kubectl -n {names.SYSTEM_NAMESPACE} logs deploy/{NAME}"
 APPLY_AGAIN: Final = "apply the manifests again: kubectl apply -k manifests/"
@@ -111,10 +116,43 @@ def certificate(der: bytes, now: datetime.datetime) -> Line:
     return Line(SECTION, "certificate", "warning", text, do)
 
 
-def excluded(configuration: Json | None, namespace: str, labels: Mapping[str, str]) -> str:
-    """Why no webhook is called for pods of a namespace with these labels, or ""."""
+class Caller(NamedTuple):
+    """What has pods injected: a webhook of ours, or the policy."""
+
+    selector: Json  # a LabelSelector of namespaces
+    since: str  # when it was put into the cluster, RFC 3339
+
+
+def callers(configuration: Json | None, found: Json | None) -> list[Caller]:
+    """Of the webhook configuration and of the MutatingAdmissionPolicy, as far as they are there."""
+    made = [
+        Caller(hook.get("namespaceSelector") or {}, _since(configuration or {}))
+        for hook in hooks(configuration)
+    ]
+    if found is not None:
+        constraints = (found.get("spec") or {}).get("matchConstraints") or {}
+        made.append(Caller(constraints.get("namespaceSelector") or {}, _since(found)))
+    return made
+
+
+def _since(thing: Json) -> str:
+    return str((thing.get("metadata") or {}).get("creationTimestamp") or "")
+
+
+def policy(found: Json, binding: Json | None) -> Line:
+    """Injection without a server: the policy counts only with its binding."""
+    kind = "MutatingAdmissionPolicy"
+    if binding is None:
+        text = f"{kind} {POLICY} has no {kind}Binding {POLICY}, so it does nothing"
+        return Line(SECTION, "policy", "failed", text, APPLY_AGAIN)
+    conditions = (found.get("spec") or {}).get("matchConditions") or []
+    return Line(SECTION, "policy", "ok", f"{kind} {POLICY} is bound, with {len(conditions)} matchConditions")
+
+
+def excluded(known: Sequence[Caller], namespace: str, labels: Mapping[str, str]) -> str:
+    """Why pods of a namespace with these labels are never looked at, or ""."""
     every = {"kubernetes.io/metadata.name": namespace, **labels}
-    reasons = [_selects(hook.get("namespaceSelector") or {}, every) for hook in hooks(configuration)]
+    reasons = [_selects(caller.selector, every) for caller in known]
     return reasons[0] if reasons and all(reasons) else ""
 
 
@@ -122,10 +160,10 @@ def _selects(selector: Json, labels: Mapping[str, str]) -> str:
     """ "" if the selector selects a namespace with these labels, else what is in the way."""
     for key, text in (selector.get("matchLabels") or {}).items():
         if labels.get(key) != text:
-            return f"the webhook's namespaceSelector wants the label {key}={text}"
+            return f"the namespaceSelector wants the label {key}={text}"
     for wanted in selector.get("matchExpressions") or []:
         if not _matches(wanted, labels):
-            return f"the webhook's namespaceSelector leaves it out ({_expression(wanted)})"
+            return f"the namespaceSelector leaves it out ({_expression(wanted)})"
     return ""
 
 

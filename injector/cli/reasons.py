@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from contract import names
 from injector.admission.decision import BadPodError, Options, decide
 from injector.cli import installation, policies
+from injector.cli.installation import Caller
 from injector.cli.pods import status_of
 
 Json = Mapping[str, Any]
@@ -47,10 +48,10 @@ class Why(NamedTuple):
 class Surroundings(NamedTuple):
     """What else there is to know of a pod: all may be missing."""
 
-    webhook: Json | None = None
+    callers: Sequence[Caller] = ()  # what has pods injected; none: not installed
     namespace_labels: Mapping[str, str] = {}
     owner: Json | None = None  # the Deployment, StatefulSet, Job, ... that it was made for
-    webhook_known: bool = True  # False: we may not look
+    callers_known: bool = True  # False: we may not look
 
 
 def injection(pod: Json, around: Surroundings) -> Why:
@@ -102,15 +103,15 @@ def _asks(thing: Json) -> bool:
 def _not_called(metadata: Json, around: Surroundings) -> Why:
     """Nothing is wrong with the pod, so nobody looked at it when it was made."""
     namespace = str(metadata.get("namespace"))
-    if around.webhook is None:
-        if not around.webhook_known:
-            text = "the pod could have the sidecar, so the webhook was not called when it was made"
+    if not around.callers:
+        if not around.callers_known:
+            text = "the pod could have the sidecar, so nobody was asked when it was made"
             return Why(False, True, text, "see why: evenstream check")
         return Why(False, True, "Evenstream is not installed in this cluster", "kubectl apply -k manifests/")
-    left_out = installation.excluded(around.webhook, namespace, around.namespace_labels)
+    left_out = installation.excluded(around.callers, namespace, around.namespace_labels)
     if left_out:
         return Why(False, True, f"pods of namespace {namespace} are left alone: {left_out}")
-    installed = str((around.webhook.get("metadata") or {}).get("creationTimestamp") or "")
+    installed = min(caller.since for caller in around.callers)
     made = str(metadata.get("creationTimestamp") or "")
     if made and installed and made < installed:
         return Why(False, True, f"the pod ({made}) is older than the installation ({installed})", RESTART)

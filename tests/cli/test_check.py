@@ -275,6 +275,33 @@ def test_pods_that_asked_and_have_no_sidecar_are_named(installed: FakeCluster):
     assert lines["without it"]["do"] == "see why: evenstream explain -n shop web"
 
 
+POLICY = "/apis/admissionregistration.k8s.io/v1beta1/mutatingadmissionpolicies/evenstream"
+BINDING = POLICY.replace("policies/", "policybindings/")
+
+
+def test_an_installation_without_a_server(cluster: FakeCluster):
+    """A MutatingAdmissionPolicy does the injection: there is no injector to look for."""
+    others = {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system"]}
+    selector = {"matchExpressions": [others]}
+    spec = {"matchConstraints": {"namespaceSelector": selector}, "matchConditions": [{"name": "asks"}]}
+    cluster.put(POLICY, {"spec": spec})
+    code, lines = found(cluster)
+    assert code == 1
+    assert "has no MutatingAdmissionPolicyBinding evenstream" in lines["policy"]["text"]
+    cluster.put(BINDING, {})
+    code, lines = found(cluster)
+    assert code == 0, lines
+    assert lines["policy"]["level"] == "ok"
+    assert lines["injection"]["level"] == "ok"
+    assert not {"injector", "webhook", "certificate", "installed"} & lines.keys()
+    cluster.injects = False
+    code, lines = found(cluster)
+    assert code == 1
+    assert "from 1.36 on" in lines["injection"]["do"]
+    cluster.put("/api/v1/namespaces/kube-system", {})
+    assert found(cluster, "-n", "kube-system")[1]["injection"]["level"] == "note"
+
+
 def test_what_may_not_be_looked_at_is_skipped_and_said(installed: FakeCluster):
     installed.forbidden = {"nodes", "portforward", "subjectaccessreviews", "pods", "shop"}
     code, lines = found(installed)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from contract import names
+from injector.cli.installation import callers
 from injector.cli.reasons import PASSED_THROUGH, Surroundings, injection, left_out
 from sidecar.net import sniff
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.once
 ROOT = Path(__file__).parents[2]
 WEBHOOK = yaml.safe_load((ROOT / "manifests" / "base" / "webhook.yaml").read_text())
 WEBHOOK["metadata"]["creationTimestamp"] = "2026-11-24T06:00:00Z"
-INSTALLED = Surroundings(webhook=WEBHOOK)
+INSTALLED = Surroundings(callers=callers(WEBHOOK, None))
 
 
 def pod(made: str = "2026-11-24T07:00:00Z", namespace: str = "shop", **annotations: str) -> dict[str, Any]:
@@ -66,9 +67,9 @@ def test_an_injected_pod():
         (pod(inject="enabled"), Surroundings(), True, "not installed", "kubectl apply -k"),
         (
             pod(inject="enabled"),
-            Surroundings(webhook_known=False),
+            Surroundings(callers_known=False),
             True,
-            "the webhook was not called when it was made",
+            "nobody was asked when it was made",
             "evenstream check",
         ),
         (
