@@ -12,7 +12,7 @@ PODS ?= 40
 export PODS
 
 .DEFAULT_GOAL := help
-.PHONY: help build lint test test-compiled test-interpreted demo demo-cluster e2e interop sim bench protos format clean
+.PHONY: help build lint test test-compiled test-interpreted demo demo-cluster e2e interop sim fuzz bench protos format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ e2e: build ## End-to-end tests on a real Kubernetes (CONTEXT=name uses yours)
 interop: build ## The official gRPC interop cases and h2spec, with real stacks
 	@$(PYTEST) -q -n $(WORKERS) --dist loadgroup -m interop tests/interop $(ARGS)
 
+fuzz: build ## A million inputs and more against frames, header blocks and the engine (FUZZ="engine --runs 50000")
+	@$(PY) tests/fuzz/fuzzrun.py $(FUZZ)
+
 bench: build ## CPU, latency and memory beside HAProxy and Envoy (BENCH=--quick for a short run)
 	@$(PY) -m bench $(BENCH)
 
@@ -71,5 +74,5 @@ protos: build ## Make the greeter example's generated code again
 	@$(PY) examples/greeter/generate.py
 
 clean: ## Remove what the build made
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .fuzz build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name '*.so' -not -path './.venv/*' -delete

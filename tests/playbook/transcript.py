@@ -9,6 +9,7 @@ what it is about.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -71,10 +72,12 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 def literal(fields: Fields) -> bytes:
     """A block of literals without indexing: the plainest there is, and no state."""
-    out = b""
-    for name, value in fields:
-        out += b"\x00" + string(_bytes(name)) + string(_bytes(value))
-    return out
+    return _literal(tuple(fields))
+
+
+@functools.lru_cache(maxsize=1024)
+def _literal(fields: tuple[tuple[str | bytes, str | bytes], ...]) -> bytes:
+    return b"".join(b"\x00" + string(_bytes(name)) + string(_bytes(value)) for name, value in fields)
 
 
 def string(text: bytes) -> bytes:
@@ -305,9 +308,19 @@ class FrameReader:
         return Headers(stream, self.decode(block), bool(self._block_flags & END_STREAM))
 
     def decode(self, block: bytes) -> tuple[tuple[str, str], ...]:
+        if self.decoder.header_table_size == 0:
+            return _without_table(block)
         decoded = self.decoder.decode(block, raw=True)
         assert not self.decoder.header_table.dynamic_entries, "the engine's blocks carry state"
         return as_text(list(decoded))
+
+
+@functools.lru_cache(maxsize=1024)
+def _without_table(block: bytes) -> tuple[tuple[str, str], ...]:
+    """A block on a connection whose table is empty: it means the same each time, so it is decoded once."""
+    decoder = hpack.Decoder(max_header_list_size=1 << 22)
+    decoder.header_table_size = decoder.max_allowed_table_size = 0
+    return as_text(list(decoder.decode(block, raw=True)))
 
 
 # --- parties ---------------------------------------------------------------------------------------
