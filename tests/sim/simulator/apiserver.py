@@ -34,7 +34,8 @@ class ApiServer:
         self.server.max_streams = max_streams
         self.server.tokens = {""}
         self.written_at = clock.now
-        self.faulty = max_streams is not None and max_streams < PLENTY  # or: it has had a fault
+        self.has_plenty = max_streams is None or max_streams >= PLENTY
+        self.faulty = not self.has_plenty  # or: it has had a fault
         self.dns_down = False
         self._last = 0.0
 

@@ -28,6 +28,7 @@ class Habits(NamedTuple):
     encoder: str = "literal"  # literal, obedient (a table until told 0) or stateful (a table for ever)
     initial_window: int = 65_535
     window: int = 65_535
+    pads: bool = False
     weather: Weather = Weather(latency=0.00005)
 
 
@@ -41,7 +42,8 @@ class ClientConnection(Side):
         self._encoder = hpack.Encoder()
         self._first_block = True
         settings = {wire.INITIAL_WINDOW_SIZE: habits.initial_window}
-        super().__init__(application.world.clock, end, end.name, True, settings, habits.window, rng)
+        clock = application.world.clock
+        super().__init__(clock, end, end.name, True, settings, habits.window, rng, habits.pads)
         end.owner = self._opening
 
     def _opening(self, end: End) -> None:
@@ -96,6 +98,10 @@ class ClientConnection(Side):
             ("te", "trailers"),
             ("x-call", str(call.number)),
         ]
+        if script.metadata:
+            fields.append(("x-blob", "b" * script.metadata))
+        if script.sized:
+            fields.append(("content-length", str(len(call.request))))
         if script.deadline >= 0.0:
             left = max(0.0, call.made_at + script.deadline - self.clock.now)
             fields.append(("grpc-timeout", f"{int(left * 1000)}m"))
@@ -105,7 +111,7 @@ class ClientConnection(Side):
                 self._first_block = False
                 return b"\x20" + block
             return block
-        return self._encoder.encode(fields)
+        return self._encoder.encode(fields, huffman=sum(len(v) for _, v in fields) < 1000)
 
     def _say(self, stream: Stream, at: int) -> None:
         """The message `at`, and when the next one follows."""
@@ -148,6 +154,11 @@ class ClientConnection(Side):
         if end:
             grpc = call.script.grpc
             number = int(found.get("grpc-status", "-1")) if grpc else stream.http_status
+            if (
+                found.get("grpc-message") == "as told"
+                and len(found.get("x-blob", "")) != call.script.metadata
+            ):
+                self.application.world.violated("bytes", f"{call}: the trailers are not as they were sent")
             self._complete(stream, Outcome("status", number, found.get("grpc-message", "")))
 
     def data(self, stream: Stream, payload: bytes, end: bool) -> None:

@@ -33,6 +33,7 @@ class Manner(NamedTuple):
     settings_delay: float = 0.0  # from accept to its SETTINGS
     leaving: str = "graceful"  # at SIGTERM: graceful (two GOAWAYs), one-step, or rude (the sockets close)
     encoder: str = "stateless"  # as is table: one that has obeyed; or plain: one that never had a table
+    pads: bool = False
     weather: Weather = Weather()
 
 
@@ -59,7 +60,8 @@ class ServerConnection(Side):
         settings = {wire.INITIAL_WINDOW_SIZE: manner.initial_window}
         if manner.max_streams is not None:
             settings[wire.MAX_CONCURRENT_STREAMS] = manner.max_streams
-        super().__init__(pod.world.clock, end, f"{pod.host} {end.name}", False, settings, manner.window, rng)
+        name = f"{pod.host} {end.name}"
+        super().__init__(pod.world.clock, end, name, False, settings, manner.window, rng, manner.pads)
         if manner.settings_delay:
             end.owner = None
             self.clock.after(manner.settings_delay, self._begin)
@@ -82,8 +84,10 @@ class ServerConnection(Side):
         if stream.handling is not None or stream.call is not None:
             self.pod.world.violated("http2", f"{self.name}: trailers in a request")
         world = self.pod.world
-        number = int(dict(fields)["x-call"])
-        call = world.calls[number]
+        found = dict(fields)
+        call = world.calls[int(found["x-call"])]
+        if len(found.get("x-blob", "")) != call.script.metadata:
+            world.violated("bytes", f"{call}: the metadata is not as it was sent")
         stream.call = call
         arrival = Arrival(self.sidecar, self.pod.host, self.clock.now)
         world.log("%s takes %s as stream %d", self.name, call, stream.number)
@@ -210,7 +214,10 @@ class ServerConnection(Side):
         for _ in range(script.hints):
             self.write(wire.headers(stream.number, self._encode(((":status", "103"),))))
         kind = "application/grpc" if script.grpc else "application/json"
-        self.write(wire.headers(stream.number, self._encode(((":status", "200"), ("content-type", kind)))))
+        fields = [(":status", "200"), ("content-type", kind)]
+        if script.sized:
+            fields.append(("content-length", str(len(stream.call.response))))
+        self.write(wire.headers(stream.number, self._encode(tuple(fields))))
 
     def _message(self, stream: Stream) -> None:
         call: Call = stream.call
@@ -231,8 +238,10 @@ class ServerConnection(Side):
         arrival.completed = True
         arrival.status = call.script.status if call.script.grpc else 200
         if call.script.grpc:
-            trailers = (("grpc-status", str(call.script.status)), ("grpc-message", "as told"))
-            self.send(stream, b"", self._encode(trailers))
+            trailers = [("grpc-status", str(call.script.status)), ("grpc-message", "as told")]
+            if call.script.metadata:
+                trailers.append(("x-blob", "b" * call.script.metadata))
+            self.send(stream, b"", self._encode(tuple(trailers)))
         else:
             self.send(stream, b"", b"")
         if call.script.manner == calls.EARLY_RESET and stream.sent_end and not stream.got_end:
@@ -262,7 +271,7 @@ class ServerConnection(Side):
 
     def _encode(self, fields: Fields) -> bytes:
         if self.pod.manner.encoder == "table":
-            return self._encoder.encode(fields)
+            return self._encoder.encode(fields, huffman=sum(len(v) for _, v in fields) < 1000)
         block = wire.literal(fields)
         if self._first_block and self.pod.manner.encoder == "stateless":
             block = b"\x20" + block
@@ -314,7 +323,14 @@ class ServerConnection(Side):
     def goaway(self, last: int) -> None:
         """The sidecar is about to close."""
 
+    def cut(self) -> None:
+        """The connection has ended: what was on it has too."""
+        for stream in self.streams.values():
+            if stream.handling is not None:
+                stream.handling.arrival.cut = True
+
     def lost(self, why: str) -> None:
+        self.cut()
         self.pod.connections.pop(self, None)
 
 
@@ -407,6 +423,7 @@ class Pod:
 
     def _die(self, connection: ServerConnection, why: str, rude: bool) -> None:
         self.world.died(connection.sidecar, self.host, why)
+        connection.cut()
         if rude:
             connection.abort()
         else:
@@ -425,6 +442,7 @@ class Pod:
             link.vanish()
         for connection in self.connections:
             connection.closed = True
+            connection.cut()
         self.connections.clear()
 
     def freeze(self, seconds: float) -> None:

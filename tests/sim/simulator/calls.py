@@ -35,6 +35,8 @@ class Script(NamedTuple):
     cancel: float = -1.0
     client_stall: float = 0.0  # the client stops reading after the first octets
     server_stall: float = 0.0
+    metadata: int = 0  # octets of it in the request and in the trailers
+    sized: bool = False  # content-length is declared; in plain HTTP only
     stubborn: bool = False  # the client sends its request to the end although the answer is complete
     grpc: bool = True
 
@@ -51,6 +53,7 @@ class Arrival:
         self.status = -1  # with which it was completed
         self.reset_code = -1  # or RST_STREAM was sent
         self.reset_seen = -1  # RST_STREAM of the sidecar's
+        self.cut = False  # its connection ended under it
         self.request_received = 0
         self.request_ended = False
         self.response_sent = 0

@@ -32,6 +32,8 @@ def close(world: World) -> None:
     world.clock.run(world.clock.now + CONVERGED_WITHIN)
     _converged(world)
     _probe(world)
+    _pings_are_answered(world)
+    _cancellations_arrived(world)
     _nothing_is_left(world)
 
 
@@ -64,6 +66,8 @@ def _converged(world: World) -> None:
             raise Violation("up", f"{sidecar.name} is not up again")
         audit.books(sidecar.name, sidecar.engine)
         convergence.check(world, sidecar)
+    convergence.check_watches(world)
+    for sidecar in world.sidecars.values():
         for service in sidecar.engine.services.values():
             if service.queued():
                 raise Violation("queue", f"{sidecar.name}: {service.queued()} streams still wait")
@@ -94,6 +98,25 @@ def _probe(world: World) -> None:
             hosts = oracle.endpoints(world.api.server.objects, call.service, 50051)
             if hosts and not any(_is_narrow(world, host) for host, _ in hosts):
                 raise Violation("probe", f"{call} of {call.application} ended with {call.outcome}")
+
+
+def _pings_are_answered(world: World) -> None:
+    world.clock.run(world.clock.now + 1.0)
+    for application in world.applications:
+        for connection in application.connections:
+            connection.check_pings()
+    for pod in world.pods.values():
+        for served in pod.connections:
+            served.check_pings()
+
+
+def _cancellations_arrived(world: World) -> None:
+    """What a backend had begun it has ended, was told to end, or it lost its connection."""
+    for call in world.calls.values():
+        for arrival in call.arrivals:
+            over = arrival.unprocessed or arrival.completed or arrival.cut
+            if not over and arrival.reset_code < 0 and arrival.reset_seen < 0:
+                raise Violation("cancel", f"{call} ended with {call.outcome}, and {arrival} goes on")
 
 
 def _is_narrow(world: World, host: str) -> bool:

@@ -28,6 +28,17 @@ def watch(world: World, until: float) -> None:
     world.clock.after(EVERY, lambda: watch(world, until))
 
 
+def check_watches(world: World) -> None:
+    """One connection for each sidecar, and on it two watches for each Service in use: its slices and itself."""
+    server = world.api.server
+    connections = [connection for connection in server.connections if connection.open]
+    if len(connections) != len(world.sidecars):
+        raise Violation("watches", f"{len(connections)} connections of {len(world.sidecars)} sidecars")
+    wanted = sum(2 * len(sidecar.services) for sidecar in world.sidecars.values())
+    if len(server.watches) > wanted or (len(server.watches) < wanted and world.api.has_plenty):
+        raise Violation("watches", f"{len(server.watches)} watches, and {wanted} are wanted")
+
+
 def check(world: World, sidecar: Sidecar) -> None:
     """Raises Violation."""
     for name in sidecar.services:

@@ -15,6 +15,7 @@ READ_SIZE = 65_536
 # DATA is cut into frames while less than this waits for the socket; the rest stays with its stream.
 OUTPUT_HIGH = 65_536
 DEFAULT_WINDOW = 65_535
+LEAST_PADDED = 40
 # What no honest peer may be told (RFC 9113 section 7): each of them says that it broke a rule.
 ACCUSATIONS = {
     wire.PROTOCOL_ERROR: "PROTOCOL_ERROR",
@@ -27,6 +28,10 @@ ACCUSATIONS = {
 }
 _DECODED: dict[bytes, wire.Fields] = {}
 MAX_DECODED = 4096
+MAX_BLOCK_DECODED = 1024
+# Of the frames of DATA that arrive, so many set off a PING, as grpc-go's probe of the bandwidth does.
+PROBES = 0.03
+PROBE = b"probe"
 
 Fields = tuple[tuple[str, str], ...]
 
@@ -40,7 +45,8 @@ def decoded(block: bytes) -> Fields:
         found = wire.as_text(list(decoder.decode(block, raw=True)))
         if len(_DECODED) >= MAX_DECODED:
             _DECODED.clear()
-        _DECODED[block] = found
+        if len(block) <= MAX_BLOCK_DECODED:
+            _DECODED[block] = found
     return found  # type: ignore[return-value]
 
 
@@ -92,13 +98,17 @@ class Side:
         settings: dict[int, int],
         window: int,
         rng: random.Random,
+        pads: bool = False,
     ) -> None:
-        """`window`: the connection's, for what it receives."""
+        """`window`: the connection's, for what it receives. `pads`: its DATA is padded."""
         self.clock = clock
         self.end = end
         self.name = name
         self.is_client = is_client
         self.random = rng
+        self._pads = pads
+        self._probes = 0
+        self._unanswered: dict[bytes, float] = {}  # PINGs, and when they were sent
         self.closed = False
         self.peer_ready = False
         self.streams: dict[int, Stream] = {}
@@ -154,9 +164,11 @@ class Side:
             room = min(stream.send_window, self.send_window, 16_384, len(stream.outbox))
             if room <= 0:
                 return
-            last = room == len(stream.outbox) and stream.end == b""
-            self.write(wire.data(stream.number, bytes(stream.outbox[:room]), last))
-            del stream.outbox[:room]
+            pad = self.random.randrange(20) if self._pads and room > LEAST_PADDED else -1
+            size = room - pad - 1
+            last = size == len(stream.outbox) and stream.end == b""
+            self.write(wire.data(stream.number, bytes(stream.outbox[:size]), last, pad))
+            del stream.outbox[:size]
             stream.send_window -= room
             self.send_window -= room
             if last:
@@ -266,7 +278,8 @@ class Side:
             self._settings(event)
         elif isinstance(event, wire.Ping):
             if event.ack:
-                self.pong(event.payload)
+                if self._unanswered.pop(event.payload, None) is None:
+                    self.pong(event.payload)
             else:
                 self.write(wire.ping(event.payload, True))
         elif isinstance(event, wire.Goaway):
@@ -318,10 +331,23 @@ class Side:
         stream.got_end = event.end
         if self.connection_credit_at_once:
             self._credit(size)
+        if self.random.random() < PROBES:
+            self._probe()
         self.data(stream, event.payload, event.end)
         if not stream.stalled:
             self.take(stream)
         self._settle(stream)
+
+    def _probe(self) -> None:
+        self._probes += 1
+        payload = b"%s%03d" % (PROBE, self._probes % 1000)
+        self._unanswered[payload] = self.clock.now
+        self.write(wire.ping(payload))
+
+    def check_pings(self) -> None:
+        """Each must have been answered long ago."""
+        if self._unanswered and not self.closed:
+            raise Violation("ping", f"{self.name}: {len(self._unanswered)} PINGs were not answered")
 
     def take(self, stream: Stream) -> None:
         """The stream's program reads all there is."""

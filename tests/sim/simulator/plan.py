@@ -83,6 +83,7 @@ def _habits(rng: random.Random) -> Habits:
         encoder=rng.choice(["literal", "obedient", "obedient", "stateful"]),
         initial_window=rng.choice([65_535, 65_535, 65_535, 1_048_576, 16_384, 4096]),
         window=rng.choice([65_535, 65_535, 1_048_576]),
+        pads=rng.random() < 0.1,
         weather=Weather(0.00005, 0.0, rng.choice(["whole", "whole", "halves", "crumbs"])),
     )
 
@@ -95,6 +96,7 @@ def _manner(rng: random.Random, weather: Weather) -> Manner:
         settings_delay=rng.choice([0.0, 0.0, 0.0, 0.0, 0.1, 0.6, 2.0]),
         leaving=rng.choice(["graceful", "graceful", "one-step", "rude"]),
         encoder=rng.choice(["stateless", "stateless", "plain", "table"]),
+        pads=rng.random() < 0.1,
         weather=weather,
     )
 
@@ -104,6 +106,10 @@ def _manner(rng: random.Random, weather: Weather) -> Manner:
 
 def _calls(rng: random.Random, scene: Scene) -> list[Act]:
     made = []
+    if rng.random() < 0.04:
+        at = round(rng.uniform(0.0, SECONDS), 4)
+        storm = Script(think=rng.choice([0.0, 0.02, 0.5]))
+        made += [Act(at, "call", (n % len(scene.applications), storm)) for n in range(150)]
     for _ in range(rng.choice([2, 6, 12, 25, 40])):
         at = rng.choice([0.0, 1.0, rng.uniform(0.0, SECONDS), rng.uniform(0.0, SECONDS)])
         application = rng.randrange(len(scene.applications))
@@ -131,7 +137,10 @@ def _script(rng: random.Random) -> Script:
         think=rng.choice([0.0, 0.001, 0.02, 0.5]),
         stubborn=rng.random() < 0.3,
         grpc=rng.random() < 0.9,
+        metadata=rng.choice([0] * 40 + [300, 300, 300, 20_000]),
     )
+    if not script.grpc and rng.random() < 0.5:
+        return script._replace(sized=True)
     odd = rng.random()
     if odd < 0.06:
         return script._replace(manner=calls.EARLY)
@@ -197,7 +206,7 @@ _HOW: dict[str, Any] = {
     "reset_all": lambda r: (_n(r), r.choice([0.5, 2.0])),
     "silence": lambda r: (_n(r), r.choice([0.5, 4.0])),
     "window": lambda r: (_n(r), r.choice([1, 1000, 65_535, 131_072, 1_048_576])),
-    "limit": lambda r: (_n(r), r.choice([1, 2, 5, 100])),
+    "limit": lambda r: (_n(r), r.choice([0, 1, 2, 5, 100])),
     "client_window": lambda r: (_n(r), r.choice([1, 1000, 65_535, 131_072, 1_048_576])),
     "reset_link": lambda r: (_n(r),),
     "hold_link": lambda r: (_n(r), r.choice([0.05, 0.3, 1.0])),

@@ -11,7 +11,7 @@ import transcript as wire
 
 from simulator import closing, convergence, judge, shrink
 from simulator.apiserver import ApiServer, Controller, Member
-from simulator.application import Application
+from simulator.application import Application, ClientConnection
 from simulator.backend import Pod
 from simulator.calls import Arrival, Call, Outcome, Script
 from simulator.clock import Clock, Violation
@@ -21,6 +21,8 @@ from simulator.plan import Plan
 from simulator.sidecar import Sidecar
 
 SMALL_WINDOW = 4096
+# From SIGTERM to the GOAWAY of each connection.
+GOAWAY_WITHIN = 0.1
 TERMINATING = Member(False, True, True)
 NOT_READY = Member(False, False, None)
 READY = Member(True, True, False)
@@ -222,8 +224,9 @@ class World:
             self.clock.after(back, lambda: self._return(pod))
 
     def _return(self, pod: Pod) -> None:
-        pod.start()
-        self.controllers[pod.service].set(pod.host, READY, 0.05)
+        if not pod.up:
+            pod.start()
+            self.controllers[pod.service].set(pod.host, READY, 0.05)
 
     def do_vanish(self, number: int, lag: float) -> None:
         """The node is gone, and the slices say so late."""
@@ -285,8 +288,11 @@ class World:
         pod = self._running(number)
         if pod is not None:
             pod.limited = True
-            for connection in pod.connections:
+            changed = list(pod.connections)
+            for connection in changed:
                 connection.change(wire.MAX_CONCURRENT_STREAMS, most)
+            if most == 0:
+                self.clock.after(0.5, lambda: [c.change(wire.MAX_CONCURRENT_STREAMS, 100) for c in changed])
 
     def do_client_window(self, application: int, size: int) -> None:
         self._change_window(self.applications[application % len(self.applications)].connections, size)
@@ -387,7 +393,23 @@ class World:
             sidecar.freeze(seconds)
 
     def do_drain_sidecar(self, number: int) -> None:
-        self._sidecar(number).drain()
+        sidecar = self._sidecar(number)
+        told = [
+            connection
+            for app in self.applications
+            if app.address.startswith(sidecar.name + "/")
+            for connection in app.connections
+            if connection.peer_ready and not connection.closed
+        ]
+        if sidecar.up and sidecar.frozen_until <= self.clock.now:
+            self.clock.after(GOAWAY_WITHIN, lambda: self._told(sidecar, told))
+        sidecar.drain()
+
+    def _told(self, sidecar: Sidecar, connections: list[ClientConnection]) -> None:
+        """Every client has heard that the sidecar goes."""
+        for connection in connections:
+            if not connection.leaving and not connection.closed and sidecar.frozen_until <= self.clock.now:
+                self.violated("drain", f"{connection.name} was not told within {GOAWAY_WITHIN} s")
 
     def do_kill_sidecar(self, number: int) -> None:
         self._sidecar(number).kill()
