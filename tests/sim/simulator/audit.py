@@ -128,7 +128,7 @@ def _service(name: str, service: Any, opened: dict[Slot, int]) -> None:
     if service.queued() > services.MAX_QUEUED:
         raise Violation("bounds", f"{name}: {service.queued()} streams wait")
     for backend in service.backends.values():
-        usable = [u for u in backend.upstreams if not u.draining]
+        usable = [u for u in backend.upstreams if not u.draining and not u.stalled]
         if len(usable) > MAX_CONNECTIONS:
             raise Violation("bounds", f"{name}: {len(usable)} connections to {backend.endpoint.host}")
         if backend.retired:

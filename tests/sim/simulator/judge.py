@@ -25,8 +25,9 @@ DEADLINE_EXCEEDED = 4
 UNAVAILABLE = 14
 # An endpoint may be out of rotation for so long after whatever was wrong with it: a dial that hung, then a wait.
 RECOVERY = CONNECT_TIMEOUT + BACKOFF_MOST * (1.0 + BACKOFF_JITTER)
-# How long after the death of a connection calls on it may still end: detection and the way back.
-DEATHS_LAST = 3.0
+# How long after the death of a connection calls on it may still end: for the way back, and for a client that reads
+# nothing for a while. Where nobody said that the backend died, it takes so long to find out.
+DEATHS_LAST = 7.0
 VANISHED_LAST = 30.0
 # grpc-timeout is told in whole milliseconds.
 ROUNDING = 0.002
