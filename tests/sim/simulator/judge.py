@@ -29,6 +29,8 @@ RECOVERY = CONNECT_TIMEOUT + BACKOFF_MOST * (1.0 + BACKOFF_JITTER)
 # nothing for a while. Where nobody said that the backend died, it takes so long to find out.
 DEATHS_LAST = 7.0
 VANISHED_LAST = 30.0
+# From the first octet that such a backend does not acknowledge to the last new call it is given.
+AVOIDED_WITHIN = 3.0
 # grpc-timeout is told in whole milliseconds.
 ROUNDING = 0.002
 _BACKEND = re.compile(r"endpoint (\S+):50051 of ")
@@ -132,8 +134,19 @@ def _own_backend_died(world: World, call: Call, host: str) -> None:
     for at, why in world.deaths.get((world.sidecar_of(call), host), []):
         lasts = VANISHED_LAST if why == "vanished" else DEATHS_LAST
         if now - at <= lasts + world.slack:
+            if why == "vanished":
+                _not_avoided(world, call, host, at)
             return
     _refuse(world, call, f"{host} had not died")
+
+
+def _not_avoided(world: World, call: Call, host: str, vanished_at: float) -> None:
+    """It was given to a backend that had vanished, although that had shown on an earlier one."""
+    sidecar = world.sidecar_of(call)
+    shown_at = world.network.first_lost(sidecar, f"{host}:50051", vanished_at)
+    calm_since = max(shown_at, world.sidecars[sidecar].calm_since)
+    if call.attempted_at > calm_since + AVOIDED_WITHIN + world.slack:
+        _refuse(world, call, f"{host} had not acknowledged anything since {shown_at:.3f}")
 
 
 def _no_endpoint(world: World, call: Call) -> None:

@@ -163,6 +163,7 @@ class Link:
 
     def carry(self, end: End, data: bytes) -> None:
         if self.vanished:
+            self.network.lost_on.setdefault(self, self.network.clock.now)
             self.network.clock.after(USER_TIMEOUT, lambda: end.fail("did not answer in time"))
         if self.cut:
             return
@@ -243,6 +244,9 @@ class Network:
         self.links: dict[Link, None] = {}
         self.listeners: dict[str, Callable[[End], None]] = {}
         self.absent: dict[str, None] = {}  # hosts that no packet reaches
+        self.lost_on: dict[
+            Link, float
+        ] = {}  # where the other end has vanished: when first something was sent
         self._dialled: dict[str, int] = {}
 
     def dial(self, source: str, host: str, weather: Weather) -> End:
@@ -274,6 +278,17 @@ class Network:
             near.connected = True
             near._last = max(near._last, self.clock.now)
             near.wake()
+
+    def first_lost(self, source: str, host: str, since: float) -> float:
+        """When something was first sent to a host that had vanished then; infinity if nothing was."""
+        return min(
+            (
+                at
+                for link, at in self.lost_on.items()
+                if link.name.startswith(source + ">") and link.host == host and at >= since
+            ),
+            default=float("inf"),
+        )
 
     def between(self, source: str, host: str = "") -> list[Link]:
         """Links still open that begin with `source` and lead to `host`, in the order they were made."""
