@@ -66,11 +66,15 @@ def sidecar(terminal: Console, status: Json) -> None:
 def service(terminal: Console, found: Json, left_out: Sequence[LeftOut]) -> None:
     age = found["snapshot_age_seconds"]
     told = f"told by {found['source']} {span(age)} ago" if age is not None else "not yet told by the source"
+    rung, rung_age = found.get("rung", "live"), found.get("rung_age_seconds")
+    stale = f", known from {rung}" if rung != "live" else ""
+    stale += f" {span(rung_age)} ago" if stale and rung_age is not None else ""
     waiting = f", {found['queued_streams']} streams wait for an endpoint" if found["queued_streams"] else ""
     terminal.print(
         Text.assemble(
             (f"\n{found['service']}", "bold"),
             f"  {len(found['endpoints'])} endpoints, {told}, {found['streams_total']:,} calls",
+            (stale, "yellow"),
             (waiting, "red"),
         )
     )

@@ -79,6 +79,9 @@ def test_explain_shows_services_endpoints_and_what_is_passed_through(world: Worl
         greeter["endpoints"][2], state="backoff", connect_failures_total=4, last_error="connection refused"
     )
     view.held["connections"]["passthrough_reasons"] = {"tls": 7, "not_a_service": 2}
+    view.held["connections"]["passthrough"] = [
+        {"destination": "10.96.0.7:443", "service": "pay.shop:443", "reason": "tls", "connections": 7}
+    ]
     ports = [{"name": "grpc", "port": 50051}]
     world.cluster.put("/api/v1/namespaces/default/services/greeter", {"spec": {"ports": ports}})
     starting = {
@@ -104,6 +107,8 @@ def test_explain_shows_services_endpoints_and_what_is_passed_through(world: Worl
         "TLS",
         "the application encrypts",
         "dial the Service's clusterIP",
+        "10.96.0.7:443",
+        "pay.shop:443",
     ):
         assert text in done.out, done.out
 
@@ -112,6 +117,15 @@ def test_explain_shows_services_endpoints_and_what_is_passed_through(world: Worl
     assert told["services"][0]["left_out"][0]["pod"] == "greeter-new"
     assert told["connections"]["passthrough_reasons"] == {"tls": 7, "not_a_service": 2}
     assert told["sidecar"]["source"]["kind"] == "kubernetes"
+
+
+def test_explain_says_that_endpoints_are_not_up_to_date(world: World):
+    view = world.client("web")
+    view.services.append(service("greeter", 2))
+    view.services[0]["rung"], view.services[0]["rung_age_seconds"] = "memory", 180.0
+    view.services[0]["queued_streams"] = 4
+    done = world.run("explain", "web")
+    assert "known from memory 3 min ago, 4 streams wait for an endpoint" in done.out
 
 
 def test_explain_tells_what_is_excluded(world: World):

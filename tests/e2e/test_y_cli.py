@@ -160,3 +160,31 @@ def test_it_is_a_plugin_of_kubectl(
     )
     assert done.returncode == 0, done.stderr
     assert f"Pod {namespace.name}/{client}: injected: " in done.stdout
+
+
+def test_metrics_are_seen_from_outside_the_pod_and_the_rest_is_not(
+    namespace: Namespace, client: str, cluster: Cluster
+) -> None:
+    """Through the API server's proxy, which comes to the pod's address: as Prometheus does."""
+    proxy = namespace.path("pods", f"{client}:15020") + "/proxy"
+    told = cluster.kubectl("get", "--raw", f"{proxy}/metrics")
+    assert "evenstream_build_info{" in told
+    for path in ("/status", "/"):
+        refused = cluster.kubectl.try_("get", "--raw", f"{proxy}{path}")
+        assert refused.returncode != 0
+        assert "inside the pod only" in refused.stderr
+    injector = f"/api/v1/namespaces/{mesh.SYSTEM}/services/https:evenstream-injector:https/proxy/metrics"
+    told = cluster.kubectl("get", "--raw", injector)
+    assert 'evenstream_injector_admissions_total{outcome="injected"}' in told
+    assert "evenstream_injector_certificate_expiry_timestamp_seconds" in told
+
+
+def test_the_sidecar_logs_json_where_the_annotation_says_so(namespace: Namespace) -> None:
+    namespace.apply(client_pod("json-logs", annotated(log_format="json")))
+    try:
+        namespace.wait_ready("json-logs", 90.0)
+        first = json.loads(namespace.logs("json-logs", "evenstream").splitlines()[0])
+        assert first["level"] == "info"
+        assert first["message"].startswith("evenstream sidecar ")
+    finally:
+        namespace.delete("pods", "json-logs", grace=0)
