@@ -82,6 +82,37 @@ class RateLimit(logging.Filter):
         record.all_left_out, self._all.held_back = self._all.held_back, 0
         return True
 
+    def overdue(self, *, closing: bool = False) -> list[logging.LogRecord]:
+        """For messages that were held back and have not come again for SAME_SECONDS (or ever will, when
+        `closing`): how often each was."""
+        now = self._clock()
+        found = []
+        for (name, level, text), same in self._same.items():
+            if same.held_back and (closing or now - same.refilled_at >= SAME_SECONDS):
+                record = logging.LogRecord(name, level, "", 0, "%s", (text,), None)
+                record.left_out, same.held_back = same.held_back, 0
+                found.append(record)
+        return found
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Tells with the next record, or at the end, what was held back before it."""
+
+    def __init__(self, stream: TextIO, limit: RateLimit) -> None:
+        super().__init__(stream)
+        self._limit = limit
+        self.addFilter(limit)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for late in self._limit.overdue():
+            super().emit(late)
+        super().emit(record)
+
+    def close(self) -> None:
+        for late in self._limit.overdue(closing=True):
+            super().emit(late)
+        super().close()
+
 
 def _left_out(record: logging.LogRecord) -> str:
     same, others = getattr(record, "left_out", 0), getattr(record, "all_left_out", 0)
@@ -125,8 +156,7 @@ def configure(
 ) -> logging.Handler:
     """Log from `level` (debug, info, warning, error) up, as `form` (text, json), to `stream`, by default
     standard error. Replaces whatever handlers the root logger had."""
-    handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
+    handler = _Handler(stream if stream is not None else sys.stderr, RateLimit(clock))
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    handler.addFilter(RateLimit(clock))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     return handler

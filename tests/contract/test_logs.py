@@ -111,6 +111,28 @@ def test_a_flood_of_different_messages_is_bounded_too(logged: Logged):
     assert "of other kinds left out" in logged.lines[-1]
 
 
+def test_what_was_held_back_and_never_came_again_is_told_with_the_next_message(logged: Logged):
+    logged.configure("info", "json")
+    for _ in range(logs.SAME_BURST + 45):
+        logged.log.info("pod shop/web-*: injected")
+    logged.now += logs.SAME_SECONDS
+    logged.log.info("something else")
+    told = [json.loads(line) for line in logged.lines[-2:]]
+    assert [each["message"] for each in told] == ["pod shop/web-*: injected", "something else"]
+    assert told[0]["left_out"] == 45
+    assert "left_out" not in told[1]
+    logged.log.info("and again")
+    assert len(logged.lines) == logs.SAME_BURST + 3, "told once"
+
+
+def test_what_was_held_back_is_told_at_the_end(logged: Logged):
+    logged.configure("info", "text")
+    for _ in range(logs.SAME_BURST + 7):
+        logged.log.info("pod shop/web-*: injected")
+    logging.getLogger().handlers[0].close()
+    assert logged.lines[-1].endswith("pod shop/web-*: injected (7 more like it left out)")
+
+
 def test_other_messages_are_told_while_one_floods(logged: Logged):
     logged.configure("info", "text")
     for number in range(50):
