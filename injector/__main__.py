@@ -114,6 +114,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add(
         "--address",
         type=_with(values.ip),
+        metavar="IP",
         help="listen on this IP address only (default: all of the pod's)",
     )
     add("--port", type=_with(values.port), default=SERVE_PORT, help="listen on this port (%(default)s)")
@@ -140,11 +141,22 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         metavar="N",
         help="how often the Secret is read and the CA put in place (%(default)s)",
     )
-    add("--webhook-configuration", default=WEBHOOK_CONFIGURATION, metavar="NAME", help="(%(default)s)")
-    add("--log-level", type=_with(settings.BY_NAME["log-level"].parse), default="info", help="(%(default)s)")
     add(
-        "--log-format", type=_with(settings.BY_NAME["log-format"].parse), default="text", help="(%(default)s)"
+        "--webhook-configuration",
+        default=WEBHOOK_CONFIGURATION,
+        metavar="NAME",
+        help="the MutatingWebhookConfiguration that gets the CA (%(default)s)",
     )
+    for name in ("log-level", "log-format"):
+        setting = settings.BY_NAME[name]
+        text = setting.help[:1].lower() + setting.help[1:].rstrip(".")
+        add(
+            setting.flag,
+            type=_with(setting.parse),
+            default=setting.default,
+            metavar=setting.form,
+            help=f"{text} (%(default)s)",
+        )
     return parser
 
 

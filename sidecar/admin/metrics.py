@@ -66,6 +66,12 @@ _ENDPOINT_COUNTERS: Final[tuple[tuple[str, Callable[[Endpoint], float], str], ..
         "Connections to the endpoint that could not be made.",
     ),
 )
+# Those of the engine's own totals that are known by name here.
+_ENGINE_COUNTERS: Final[Mapping[str, str]] = {
+    "retried_streams": "Streams given to another endpoint because the first did not take them.",
+    "upstreams_dialled": "Connections to endpoints that were dialled.",
+    "upstreams_stalled": "Times that a connection was avoided because its peer acknowledged nothing.",
+}
 
 
 class MetricsWriter:
@@ -307,7 +313,8 @@ def _downstream(out: Exposition, status: Status) -> None:
     out.family("evenstream_held_bytes", "gauge", held, [("", engine["held_bytes"])])
     counters, gauges = _named(engine.get("counters", {})), _named(engine.get("gauges", {}))
     for name, value in counters.items():
-        out.family(f"evenstream_engine_{name}_total", "counter", "A total of the engine.", [("", value)])
+        text = _ENGINE_COUNTERS.get(name, "A total of the engine.")
+        out.family(f"evenstream_engine_{name}_total", "counter", text, [("", value)])
     for name, value in gauges.items():
         if name not in counters:  # OpenMetrics has one name for both
             out.family(f"evenstream_engine_{name}", "gauge", "A figure of the engine.", [("", value)])
