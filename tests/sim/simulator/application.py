@@ -37,6 +37,7 @@ class ClientConnection(Side):
         habits = application.habits
         self.application = application
         self.next_number = 1
+        self.ready_at = float("inf")
         self.leaving = False  # GOAWAY has come: nothing new
         self.refuse_above = 1 << 31
         self._encoder = hpack.Encoder()
@@ -58,6 +59,7 @@ class ClientConnection(Side):
             self._look(end)
 
     def ready(self) -> None:
+        self.ready_at = self.clock.now
         if self.application.habits.encoder == "obedient":
             self._encoder.header_table_size = 0
         self.application.connected(self)
@@ -79,8 +81,11 @@ class ClientConnection(Side):
             call.opened_at = now
         script = call.script
         self.application.world.log("%s sends %s as stream %d", self.name, call, stream.number)
-        self.write(wire.headers(stream.number, self._block(call), False))
-        self._say(stream, 0)
+        self.write(wire.headers(stream.number, self._block(call), not script.request))
+        if script.request:
+            self._say(stream, 0)
+        else:
+            stream.end, stream.sent_end = b"", True
         if script.cancel >= 0.0:
             self.clock.at(call.opened_at + script.cancel, lambda: self._give_up(stream, "cancelled"))
         if script.deadline >= 0.0:
@@ -90,7 +95,7 @@ class ClientConnection(Side):
     def _block(self, call: Call) -> bytes:
         script = call.script
         fields = [
-            (":method", "POST"),
+            (":method", "POST" if script.request else "GET"),
             (":scheme", "http"),
             (":path", script.method),
             (":authority", f"{call.service}:50051"),

@@ -348,6 +348,7 @@ class Pod:
         self.vanished = False
         self.served = 0
         self.healthy_since = float("inf")
+        self.started_at = float("inf")
         self.refusing = -1.0  # until when it refuses every stream
         self.resetting = -1.0  # until when it resets every connection
         self.silent = -1.0  # until when it accepts and says nothing
@@ -362,6 +363,7 @@ class Pod:
             return
         self.up, self.draining, self.vanished = True, False, False
         self.life += 1
+        self.started_at = self.world.clock.now
         self.world.network.absent.pop(self.address, None)
         self.world.network.listeners[self.address] = self._accept
         self.recovered()
@@ -471,6 +473,11 @@ class Pod:
             connection.drain(2)
         if self.healthy_since != float("inf"):
             self.recovered()
+
+    def is_plain(self) -> bool:
+        """Nothing has happened to it since it started, and it has room for everybody."""
+        plain = self.manner.max_streams is None and self.manner.settings_delay == 0.0 and not self.limited
+        return plain and self.healthy_since == self.started_at
 
     def is_scarce(self) -> bool:
         """It may be that not all calls that want it can have it."""

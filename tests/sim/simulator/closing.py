@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidecar.discovery.backoff import MAX_SECONDS
 from simulator import audit, convergence, oracle
@@ -140,11 +140,20 @@ def _even(calls: list[Call], hosts: list[str], application: str) -> None:
 
 
 def _nothing_is_left(world: World) -> None:
+    for sidecar in world.sidecars.values():
+        _idle(sidecar, [])
     for application in world.applications:
         application.close()
     world.clock.run(world.clock.now + 2.0)
     for sidecar in world.sidecars.values():
-        _idle(sidecar)
+        engine = sidecar.engine
+        _idle(
+            sidecar,
+            [
+                ("clients' connections", len(engine.downstreams)),
+                *[(f"clients of {s.name}", int(s.downstreams)) for s in engine.services.values()],
+            ],
+        )
     for controller in world.controllers.values():
         controller.clear()
     world.clock.run(world.clock.now + SETTLE)
@@ -152,34 +161,37 @@ def _nothing_is_left(world: World) -> None:
         _empty(world, sidecar)
 
 
-def _idle(sidecar: Sidecar) -> None:
-    """No stream, no octet, no count."""
+def _idle(sidecar: Sidecar, more: list[tuple[str, int]]) -> None:
+    """No stream, no octet, no count; nor `more`."""
     engine = sidecar.engine
     audit.books(sidecar.name, engine)
-    left = {
-        "streams": engine.open_streams(),
-        "octets": engine.held(),
-        "clients' connections": len(engine.downstreams),
-        **{f"{what} of all connections": number for what, number in engine.kept().items()},
-    }
+    left = [*more, ("streams", engine.open_streams()), ("octets", engine.held())]
+    left += [(f"{what} of all connections", number) for what, number in engine.kept().items()]
+    for downstream in engine.downstreams:
+        left.append(("octets kept to be sent again", int(downstream.replay_from + downstream.blocks_from)))
     for service in engine.services.values():
-        left[f"waiting for {service.name}"] = service.queued()
-        left[f"clients of {service.name}"] = int(service.downstreams)
         ended = sum(service.stats.by_status.values())
-        left[f"streams of {service.name} not in its figures"] = int(service.stats.started) - ended
+        left.append((f"streams waiting for {service.name}", service.queued()))
+        left.append((f"streams of {service.name} not in its figures", int(service.stats.started) - ended))
         for backend in [*service.backends.values(), *service.retiring]:
-            host = backend.endpoint.host
-            stats = backend.stats
-            left[f"open streams of {host}"] = int(backend.open_streams)
-            left[f"pending for {host}"] = len(backend.pending)
-            ended = sum(stats.by_status.values()) + int(stats.refused)
-            left[f"streams of {host} not in its figures"] = int(stats.started) - ended
-            for upstream in backend.upstreams:
-                left[f"streams on a connection to {host}"] = len(upstream.streams)
-                left[f"held for {host}"] = int(upstream.held_for + upstream.held_back + upstream.lent_for)
-    for what, number in left.items():
+            left += _of_backend(backend)
+    for what, number in left:
         if number:
             raise Violation("left", f"{sidecar.name}: {number} {what}")
+
+
+def _of_backend(backend: Any) -> list[tuple[str, int]]:
+    host, stats = backend.endpoint.host, backend.stats
+    ended = sum(stats.by_status.values()) + int(stats.refused)
+    left = [
+        (f"open streams of {host}", int(backend.open_streams)),
+        (f"streams pending for {host}", len(backend.pending)),
+        (f"streams of {host} not in its figures", int(stats.started) - ended),
+    ]
+    for upstream in backend.upstreams:
+        held = int(upstream.held_for + upstream.held_back + upstream.lent_for)
+        left += [(f"streams on a connection to {host}", len(upstream.streams)), (f"held for {host}", held)]
+    return left
 
 
 def _empty(world: World, sidecar: Sidecar) -> None:

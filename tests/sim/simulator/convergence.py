@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 EVERY = 0.25
 # From a write to the engine, with nothing in the way: some round trips to the API server, and a few more at the start.
 TOLD_WITHIN = 0.1
+# An endpoint stays in rotation while it is being connected to, if that takes no longer.
+CONNECTED_WITHIN = 0.2
 
 
 def watch(world: World, until: float) -> None:
@@ -25,7 +27,19 @@ def watch(world: World, until: float) -> None:
     for sidecar in world.sidecars.values():
         if sidecar.up and world.clock.now > max(api.written_at, sidecar.calm_since) + TOLD_WITHIN:
             check(world, sidecar)
+            _in_rotation(world, sidecar)
     world.clock.after(EVERY, lambda: watch(world, until))
+
+
+def _in_rotation(world: World, sidecar: Sidecar) -> None:
+    """An endpoint that nothing has happened to is there for every call."""
+    for name in sidecar.services:
+        for (host, _), backend in sidecar.engine.services[port_of(name)].backends.items():
+            known = sidecar.since.get((name, host), world.clock.now)
+            pod = world.pods[host]
+            expected = pod.is_plain() and pod.started_at <= known < world.clock.now - CONNECTED_WITHIN
+            if expected and not backend.in_rotation:
+                raise Violation("rotation", f"{sidecar.name}: {host} is well and {backend.state()}")
 
 
 def check_watches(world: World) -> None:

@@ -109,7 +109,10 @@ def _calls(rng: random.Random, scene: Scene) -> list[Act]:
     if rng.random() < 0.04:
         at = round(rng.uniform(0.0, SECONDS), 4)
         storm = Script(think=rng.choice([0.0, 0.02, 0.5]))
-        made += [Act(at, "call", (n % len(scene.applications), storm)) for n in range(150)]
+        many = rng.random() < 0.5  # methods: more than are counted on their own
+        for n in range(150):
+            script = storm._replace(method=f"/many.Methods/M{n}") if many else storm
+            made.append(Act(at, "call", (n % len(scene.applications), script)))
     for _ in range(rng.choice([2, 6, 12, 25, 40])):
         at = rng.choice([0.0, 1.0, rng.uniform(0.0, SECONDS), rng.uniform(0.0, SECONDS)])
         application = rng.randrange(len(scene.applications))
@@ -141,6 +144,8 @@ def _script(rng: random.Random) -> Script:
     )
     if not script.grpc and rng.random() < 0.5:
         return script._replace(sized=True)
+    if not script.grpc and rng.random() < 0.3:
+        return script._replace(kind="server", request=())
     odd = rng.random()
     if odd < 0.06:
         return script._replace(manner=calls.EARLY)
@@ -209,7 +214,7 @@ _HOW: dict[str, Any] = {
     "limit": lambda r: (_n(r), r.choice([0, 1, 2, 5, 100])),
     "client_window": lambda r: (_n(r), r.choice([1, 1000, 65_535, 131_072, 1_048_576])),
     "reset_link": lambda r: (_n(r),),
-    "hold_link": lambda r: (_n(r), r.choice([0.05, 0.3, 1.0])),
+    "hold_link": lambda r: (_n(r), r.choice([0.05, 0.3, 1.0, 4.0])),
     "hang_up": lambda r: (_n(r), r.random() < 0.5),
     "flap": lambda r: (_n(r), r.choice([0.05, 0.5, 2.0])),
     "linger": lambda r: (_n(r),),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sidecar.balance.endpoints import ServicePort, Snapshot
 from sidecar.discovery.kubernetes import ApiServer, KubernetesSource
 from sidecar.discovery.ladder import Ladder
-from sidecar.splice.engine import Engine
+from sidecar.splice.engine import DRAIN_STAY, Engine
 from sidecar.splice.upstream import Upstream
 from simulator import apiserver, audit
 from simulator.clock import Violation
@@ -29,6 +29,8 @@ CHECK_INTERVAL = 0.5
 DRAIN_TIMEOUT = 28.0
 LINGER = 0.1
 MAX_ROUNDS = 1000
+# A client that connects while the sidecar drains is told after its first calls.
+STAY_WITHIN = DRAIN_STAY + 0.1
 
 
 class Channel:
@@ -193,6 +195,8 @@ class Sidecar:
             peer = self.engine.accept(port_of(service), self.world.clock.now)
             self.channels[peer] = Channel(self, end, peer, False)
             self.wake_at(self.world.clock.now)
+            if self.engine.draining:
+                self.world.must_be_told(self, [end.link], STAY_WITHIN)
 
         return accept
 
@@ -356,8 +360,9 @@ class Sidecar:
             self.stop()
             return float("inf")
         if now >= self._drain_until:
-            if self.engine.open_streams():
-                self.world.cut_by_sidecar(self.name)
+            if not self.engine.open_streams():
+                raise Violation("drain", f"{self.name}: idle connections kept it up for {DRAIN_TIMEOUT} s")
+            self.world.cut_by_sidecar(self.name)
             self.source.close(now)
             self.stop()
             return float("inf")

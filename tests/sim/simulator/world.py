@@ -16,13 +16,15 @@ from simulator.backend import Pod
 from simulator.calls import Arrival, Call, Outcome, Script
 from simulator.clock import Clock, Violation
 from simulator.http2 import Side
-from simulator.network import Network, Weather
+from simulator.network import Link, Network, Weather
 from simulator.plan import Plan
 from simulator.sidecar import Sidecar
 
 SMALL_WINDOW = 4096
 # From SIGTERM to the GOAWAY of each connection.
 GOAWAY_WITHIN = 0.1
+# Both sides' SETTINGS have arrived by then.
+READY_FOR = 0.01
 TERMINATING = Member(False, True, True)
 NOT_READY = Member(False, False, None)
 READY = Member(True, True, False)
@@ -394,22 +396,25 @@ class World:
 
     def do_drain_sidecar(self, number: int) -> None:
         sidecar = self._sidecar(number)
-        told = [
-            connection
-            for app in self.applications
-            if app.address.startswith(sidecar.name + "/")
-            for connection in app.connections
-            if connection.peer_ready and not connection.closed
-        ]
-        if sidecar.up and sidecar.frozen_until <= self.clock.now:
-            self.clock.after(GOAWAY_WITHIN, lambda: self._told(sidecar, told))
+        if sidecar.up and not sidecar.engine.draining:
+            ready = [c.end.link for c in self._clients(sidecar) if c.ready_at < self.clock.now - READY_FOR]
+            self.must_be_told(sidecar, ready, GOAWAY_WITHIN)
         sidecar.drain()
 
-    def _told(self, sidecar: Sidecar, connections: list[ClientConnection]) -> None:
-        """Every client has heard that the sidecar goes."""
-        for connection in connections:
-            if not connection.leaving and not connection.closed and sidecar.frozen_until <= self.clock.now:
-                self.violated("drain", f"{connection.name} was not told within {GOAWAY_WITHIN} s")
+    def _clients(self, sidecar: Sidecar) -> list[ClientConnection]:
+        found = [app for app in self.applications if app.address.startswith(sidecar.name + "/")]
+        return [connection for app in found for connection in app.connections if not connection.closed]
+
+    def must_be_told(self, sidecar: Sidecar, links: list[Link], within: float) -> None:
+        """Every client on one of these has to hear that the sidecar goes."""
+
+        def look() -> None:
+            for connection in self._clients(sidecar):
+                if connection.end.link in links and not connection.leaving and sidecar.calm_since <= start:
+                    self.violated("drain", f"{connection.name} was not told within {within} s")
+
+        start = self.clock.now
+        self.clock.after(within, look)
 
     def do_kill_sidecar(self, number: int) -> None:
         self._sidecar(number).kill()
