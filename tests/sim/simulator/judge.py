@@ -106,6 +106,8 @@ def _answered_by_sidecar(world: World, call: Call, status: int, message: str) ->
     if not message and arrival is not None:
         _own_backend_died(world, call, arrival.host)
         return
+    if not message and any(name == world.sidecar_of(call) for name, _ in world.deaths):
+        return  # it may have been on its way to one that died
     if message and call.service not in message:
         _refuse(world, call, "the message does not name the Service")
     found = _BACKEND.search(message)
