@@ -185,6 +185,20 @@ def test_no_service_yet(
     keep(browser, request, tmp_path)
 
 
+def test_a_long_error_of_the_source_leaves_the_rest_readable(
+    browser: Browser, loop: Loop, live: LiveView, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    error = "API server 10.96.0.1:443: timed out after 3 s; what is known stays in force"
+    live.held["source"] = {**live.held["source"], "server": "10.96.0.1:443", "last_error": error}
+    browser.open(loop.url + "/")
+    browser.wait_for("document.body.dataset.updates")
+    assert browser.run("return document.getElementById('source-error').textContent") == error
+    heights = browser.run("return [...document.querySelectorAll('#source dt')].map(n => n.clientHeight)")
+    assert max(heights) < 30, "each label on one line"
+    fits(browser)
+    keep(browser, request, tmp_path)
+
+
 def test_unevenness_is_said(
     desktop: Browser, loop: Loop, live: LiveView, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -20,11 +20,14 @@ from admin_browser import Loop
 from admin_fakes import FakeView, call, change, service
 from cli_cluster import FakeCluster, Listener
 from cli_run import Done, inside
+from net_scene import EndpointsFile, SidecarProcess
 
 from contract.names import ADMIN_PORT
 from sidecar.admin.server import AdminServer
 
 pytestmark = pytest.mark.once
+
+FAST = ("--for", "0.3", "--interval", "0.1")
 
 
 class Calling(FakeView):
@@ -119,6 +122,27 @@ def test_explain_shows_services_endpoints_and_what_is_passed_through(world: Worl
     assert told["sidecar"]["source"]["kind"] == "kubernetes"
 
 
+def test_explain_and_top_of_a_real_sidecar(world: World, tmp_path: Path):
+    """What `python -m sidecar` itself tells, nothing left out that is looked for."""
+    endpoints = EndpointsFile(tmp_path, 7)  # no such server: a call makes the endpoint back off
+    endpoints.write(["127.77.1.1", "127.77.1.2"])
+    sidecar = SidecarProcess(tmp_path, "--source", f"file:{endpoints.path}").ready()
+    try:
+        world.cluster.pod("web", inject="enabled")
+        world.cluster.serve("shop", "web", ADMIN_PORT, ("127.0.0.1", sidecar.admin))
+        done = world.run("explain", "web")
+        assert (done.code, done.err) == (0, "")
+        assert "greeter.default:50051  2 endpoints, told by file " in done.out
+        assert "127.77.1.2:7" in done.out
+        told = world.run("top", "-o", "json", *FAST).json
+        (one,) = told["services"]
+        assert one["service"] == "greeter.default:50051"
+        assert [each["states"] for each in one["endpoints"]] == [{"idle": 1}] * 2
+        assert one["verdict"]["word"] == "too few"
+    finally:
+        assert sidecar.end() == 0
+
+
 def test_explain_says_that_endpoints_are_not_up_to_date(world: World):
     view = world.client("web")
     view.services.append(service("greeter", 2))
@@ -189,8 +213,6 @@ def test_explain_a_pod_that_is_not_there(world: World):
 
 
 # top
-
-FAST = ("--for", "0.3", "--interval", "0.1")
 
 
 def test_top_adds_up_all_client_pods(world: World):
