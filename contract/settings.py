@@ -122,6 +122,16 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         form="least-open-streams",
     ),
     _setting(
+        "outlier-ejection",
+        values.outlier_ejection,
+        "off",
+        "Whether an endpoint whose calls keep failing (UNAVAILABLE, reset, connection lost) is to rest for a "
+        f"while: off, on, or any of {values.DEFAULT_EJECTION}, which are the defaults. Failures in a row; "
+        "seconds the first time, longer each further time; never more than this share, in percent, at once.",
+        annotation=True,
+        sidecar=True,
+    ),
+    _setting(
         "log-level",
         values.one_of("debug", "info", "warning", "error"),
         "info",

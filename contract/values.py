@@ -80,6 +80,41 @@ class SourceRef(NamedTuple):
         return f"{self.kind}:{self.path}" if self.path else self.kind
 
 
+class OutlierEjection(NamedTuple):
+    """When an endpoint whose calls keep failing is to rest: `failures=5,seconds=30,share=50`."""
+
+    failures: int  # in a row
+    seconds: int  # the first time; each further time longer
+    share: int  # percent of the endpoints that may rest at once, at most
+
+    def __str__(self) -> str:
+        return f"failures={self.failures},seconds={self.seconds},share={self.share}"
+
+
+# Envoy's consecutive_5xx; gRFC A50's base_ejection_time. A50's share of 10 % would round to no endpoint at all for most
+# Services; half of them can carry the load for half a minute, and where they cannot, the share is there to be set.
+DEFAULT_EJECTION: Final = OutlierEjection(failures=5, seconds=30, share=50)
+_EJECTION_LIMITS: Final = {"failures": 1000, "seconds": 3600, "share": 90}
+
+
+def outlier_ejection(text: str) -> OutlierEjection | None:
+    """None: off."""
+    if text == "off":
+        return None
+    found: dict[str, int] = {}
+    for item in text.split(",") if text != "on" else ():
+        name, _, number = item.strip().partition("=")
+        most = _EJECTION_LIMITS.get(name, 0)
+        good = number.isascii() and number.isdigit() and len(number) <= 4 and 1 <= int(number) <= most
+        if not good or name in found:
+            limits = ", ".join(f"{each} up to {limit}" for each, limit in _EJECTION_LIMITS.items())
+            raise BadValueError(
+                f"allowed: off, on, or any of {DEFAULT_EJECTION} (these are the defaults), each once; {limits}"
+            )
+        found[name] = int(number)
+    return DEFAULT_EJECTION._replace(**found)
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:

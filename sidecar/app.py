@@ -11,6 +11,7 @@ from typing import Any, Final
 from contract.values import Listen, ServiceRef
 from sidecar.admin.server import AdminServer
 from sidecar.balance.endpoints import ServicePort, Snapshot
+from sidecar.balance.outlier import Ejection
 from sidecar.discovery.factory import make_source
 from sidecar.discovery.source import Resolution
 from sidecar.net import sockets
@@ -41,6 +42,9 @@ class Sidecar:
         self.loop: Final = Loop()
         self.engine: Final = Engine(random.SystemRandom().getrandbits(64))
         self.plane: Final = DataPlane(self.loop, self.engine, sockets.raise_file_limit())
+        ejection = settings["outlier-ejection"]
+        if ejection is not None:
+            self.engine.eject_outliers(Ejection(*ejection))
         self._namespace: str = settings["namespace"]
         self._streams = Streams(self.loop)
         now = self.loop.now()

@@ -198,6 +198,7 @@ def _endpoint(backend: Backend) -> Endpoint:
         failures_total=int(stats.failed),
         refused_total=int(stats.refused),
         connect_failures_total=int(backend.connect_failures),
+        ejections_total=int(backend.record.ejections),
         last_error=backend.last_error,
         grpc_status=stats.by_status,
         latency=_histogram(stats),

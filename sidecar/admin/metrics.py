@@ -65,6 +65,11 @@ _ENDPOINT_COUNTERS: Final[tuple[tuple[str, Callable[[Endpoint], float], str], ..
         lambda e: e["connect_failures_total"],
         "Connections to the endpoint that could not be made.",
     ),
+    (
+        "evenstream_endpoint_ejections_total",
+        lambda e: e["ejections_total"],
+        "Times the endpoint was ejected because its calls kept failing.",
+    ),
 )
 # Those of the engine's own totals that are known by name here.
 _ENGINE_COUNTERS: Final[Mapping[str, str]] = {

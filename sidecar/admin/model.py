@@ -73,6 +73,7 @@ class Endpoint(TypedDict):
     failures_total: int  # streams that ended by the transport: reset or connection lost
     refused_total: int  # streams it did not take: REFUSED_STREAM, or above GOAWAY's last stream id
     connect_failures_total: int
+    ejections_total: int  # times it was to rest because its calls kept failing
     last_error: str  # one line, empty if none
     grpc_status: dict[int, int]  # finished streams by grpc-status code, or NO_STATUS
     latency: Histogram

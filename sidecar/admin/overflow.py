@@ -49,6 +49,7 @@ class Overflow:
             "failures_total": total("failures", lambda e: e["failures_total"]),
             "refused_total": total("refused", lambda e: e["refused_total"]),
             "connect_failures_total": total("connect", lambda e: e["connect_failures_total"]),
+            "ejections_total": total("ejections", lambda e: e["ejections_total"]),
             "last_error": "",
             "grpc_status": self._status("endpoint", (e["grpc_status"] for e in endpoints)),
             "latency": self._latency("endpoint", [e["latency"] for e in endpoints]),

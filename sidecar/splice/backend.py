@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, final
 from mypy_extensions import i64
 
 from sidecar.balance.endpoints import Endpoint
+from sidecar.balance.outlier import Record
 from sidecar.balance.picker import Member
 from sidecar.splice.context import Context, Timer
 from sidecar.splice.stats import StreamStats
@@ -36,6 +37,7 @@ CONNECTING: Final = "connecting"
 READY: Final = "ready"
 BACKOFF: Final = "backoff"
 DRAINING: Final = "draining"
+EJECTED: Final = "ejected"
 
 
 @final
@@ -49,12 +51,14 @@ class Backend(Member):
         self.retired: bool = False  # gone from the snapshot: nothing new
         self.connect_failures: i64 = 0
         self.last_error: str = ""
+        self.record: Final = Record()
         self._context = context
         self._dialling: Upstream | None = None
         self._failures: i64 = 0  # in a row
         self._another_at: float = 0.0  # when one more connection may be tried beside those there are
         # Out of rotation while any of these is set.
         self._backing_off: bool = False
+        # `record.ejected` is another.
         self._impatient: bool = False  # a dial takes too long to wait for
         self._full: bool = False  # all connections there may be have all streams they may have
 
@@ -63,6 +67,8 @@ class Backend(Member):
             return DRAINING
         if self._backing_off:
             return BACKOFF
+        if self.record.ejected:
+            return EJECTED
         if self.connected():
             return READY
         return CONNECTING if self._dialling is not None else IDLE
@@ -116,7 +122,7 @@ class Backend(Member):
 
     def _rotate(self) -> None:
         """Be in rotation, or out of it with what waits here picked again."""
-        if self._backing_off or self._impatient or self._full:
+        if self._backing_off or self._impatient or self._full or self.record.ejected:
             self.service.suspended(self)
         else:
             self.service.resumed(self)
@@ -245,6 +251,21 @@ class Backend(Member):
 
     # --- from the service ------------------------------------------------------------------------
 
+    def eject(self, base: float, why: str) -> None:
+        """It rests for a while: nothing new; what it has goes on."""
+        seconds = self.record.eject(base, self._context.now)
+        self._context.totals.ejected += 1
+        self.last_error = f"ejected for {seconds:g} s: {why}"
+        self._context.after(seconds, _EjectionOver(self))
+        self._rotate()
+
+    def ejection_over(self, early: bool) -> None:
+        record = self.record
+        now = self._context.now
+        if record.ejected and (early or now >= record.until):
+            record.back(now)
+            self._rotate()
+
     def retire(self) -> None:
         """Gone from the snapshot: nothing new; what it has goes on to its end."""
         self.retired = True
@@ -296,3 +317,13 @@ class _BackoffOver(Timer):
 
     def fire(self) -> None:
         self._backend.backoff_over()
+
+
+@final
+class _EjectionOver(Timer):
+    def __init__(self, backend: Backend) -> None:
+        super().__init__()
+        self._backend = backend
+
+    def fire(self) -> None:
+        self._backend.ejection_over(early=False)

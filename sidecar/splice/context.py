@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from mypy_extensions import i64
 
+from sidecar.balance.outlier import Ejection
 from sidecar.splice.stats import Totals
 from sidecar.wire.memo import BlockMemo
 
@@ -48,6 +49,7 @@ class Context:
         self.random: Final = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
         self.memo: Final = BlockMemo()
         self.totals: Final = Totals()
+        self.ejection: Ejection | None = None  # the rules; None: no endpoint is ejected
         self.touched: list[Peer] = []  # to be flushed at the end of the turn
         self.dials: list[Upstream] = []  # to be connected
         # Clients that have not said SETTINGS yet, oldest first, and when each is given up.

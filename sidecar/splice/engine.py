@@ -15,6 +15,7 @@ from typing import Final, final
 from mypy_extensions import i64
 
 from sidecar.balance.endpoints import ServicePort, Snapshot
+from sidecar.balance.outlier import Ejection
 from sidecar.splice.context import MAX_BLOCKS_UNDER_WAY, MAX_HELD_IN_ALL, Context, Timer
 from sidecar.splice.downstream import Downstream
 from sidecar.splice.peer import Peer
@@ -54,6 +55,10 @@ class Engine:
     @property
     def memo(self) -> BlockMemo:
         return self._context.memo
+
+    def eject_outliers(self, rules: Ejection | None) -> None:
+        """From now on endpoints whose calls keep failing rest for a while; None: they do not."""
+        self._context.ejection = rules
 
     def service(self, key: ServicePort) -> Service:
         """The Service port, known from now on; the caller sees to it that snapshots of it come."""

@@ -119,11 +119,50 @@ class Service:
         backend.take(stream)
 
     def _wait(self, stream: Stream) -> None:
+        if self._context.ejection is not None and self._recall():
+            self.open(stream)
+            return
         if len(self.waiting) >= MAX_QUEUED:
             self.answer(stream, replies.UNAVAILABLE, f"{MAX_QUEUED} calls already wait; {self._trouble()}")
             return
         self.waiting[stream] = None
         self.expire_later(stream)
+
+    def _recall(self) -> bool:
+        """No endpoint is left: one that was to rest is better than none. The one whose rest is over first is back."""
+        resting = [b for b in self.backends.values() if b.record.ejected and b.connected()]
+        if not resting:
+            return False
+        first = resting[0]
+        for backend in resting:
+            if backend.record.until < first.record.until:
+                first = backend
+        first.ejection_over(early=True)
+        return first.in_rotation
+
+    def _judge(self, backend: Backend | None, failed: bool) -> None:
+        """A call of this backend's has ended; enough failures in a row, and it is to rest."""
+        rules = self._context.ejection
+        if rules is None or backend is None or backend.retired:
+            return
+        record = backend.record
+        if not failed:
+            record.succeeded()
+            return
+        record.failed(self._context.now)
+        if not rules.wanted(record):
+            return
+        usable: i64 = 0 if backend.in_rotation else 1
+        ejected: i64 = 0
+        for each in self.backends.values():
+            if each.in_rotation:
+                usable += 1
+            elif each.record.ejected:
+                ejected += 1
+        if rules.allowed(usable, ejected):
+            backend.eject(rules.seconds, f"{record.in_a_row} failures in a row")
+        else:
+            record.in_a_row = 0  # looked at again after as many
 
     def expire_later(self, stream: Stream) -> None:
         """A stream that waits is answered in the end, whatever it waits for."""
@@ -177,6 +216,8 @@ class Service:
         response = stream.response.state
         up = stream.up
         if up is not None and (request == states.DONE or request == states.RESET) and response != states.OPEN:
+            if self._context.ejection is not None:
+                self._judge(stream.backend, stream.grpc_status == replies.UNAVAILABLE)
             self._leave(stream)
             up.forget(stream)
         down = stream.down
@@ -258,6 +299,8 @@ class Service:
             self.refused(stream, "refused the stream")
             return
         if stream.response.state == states.OPEN:
+            if code != frames.CANCEL and code != frames.NO_ERROR:
+                self._judge(stream.backend, True)
             self._leave(stream)
             self._reset_down(stream, code)
         else:
@@ -265,6 +308,7 @@ class Service:
 
     def _backend_left(self, stream: Stream) -> None:
         """The answer is complete here, if not yet passed on; what is left of the request is not wanted."""
+        self._judge(stream.backend, stream.grpc_status == replies.UNAVAILABLE)
         self._leave(stream)
         self._break_request(stream)
         self.half_done(stream)
@@ -342,6 +386,7 @@ class Service:
             return
         if backend is not None:
             backend.stats.failed += 1
+            self._judge(backend, True)
         where = backend.endpoint.address if backend is not None else "?"
         self._leave(stream)
         self.answer(stream, replies.UNAVAILABLE, f"evenstream: endpoint {where} of {self.name} {why}")

@@ -83,6 +83,7 @@ class Totals:
         self.upstreams_dialled: i64 = 0
         self.answered_here: dict[int, int] = {}  # gRPC status -> streams answered without a backend
         self.retried: i64 = 0
+        self.ejected: i64 = 0  # endpoints, each time
         self.stalled: i64 = 0  # connections to backends that were found to be so, each time
         self.downstream_errors: dict[int, int] = {}  # HTTP/2 error code -> connections ended for it
         self.upstream_errors: dict[int, int] = {}

@@ -46,6 +46,7 @@ def endpoint(number: int, state: EndpointState = "ready") -> Endpoint:
         "failures_total": 0,
         "refused_total": 0,
         "connect_failures_total": 0,
+        "ejections_total": 0,
         "last_error": "",
         "grpc_status": {},
         "latency": empty_histogram(),
