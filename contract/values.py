@@ -83,11 +83,13 @@ class SourceRef(NamedTuple):
 class OutlierEjection(NamedTuple):
     """When an endpoint whose calls keep failing is to rest: `failures=5,seconds=30,share=50`."""
 
-    failures: int  # in a row
+    failures: int  # in a row; 0: off
     seconds: int  # the first time; each further time longer
     share: int  # percent of the endpoints that may rest at once, at most
 
     def __str__(self) -> str:
+        if not self.failures:
+            return "off"
         return f"failures={self.failures},seconds={self.seconds},share={self.share}"
 
 
@@ -97,10 +99,9 @@ DEFAULT_EJECTION: Final = OutlierEjection(failures=5, seconds=30, share=50)
 _EJECTION_LIMITS: Final = {"failures": 1000, "seconds": 3600, "share": 90}
 
 
-def outlier_ejection(text: str) -> OutlierEjection | None:
-    """None: off."""
+def outlier_ejection(text: str) -> OutlierEjection:
     if text == "off":
-        return None
+        return DEFAULT_EJECTION._replace(failures=0)
     found: dict[str, int] = {}
     for item in text.split(",") if text != "on" else ():
         name, _, number = item.strip().partition("=")

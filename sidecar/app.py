@@ -43,7 +43,7 @@ class Sidecar:
         self.engine: Final = Engine(random.SystemRandom().getrandbits(64))
         self.plane: Final = DataPlane(self.loop, self.engine, sockets.raise_file_limit())
         ejection = settings["outlier-ejection"]
-        if ejection is not None:
+        if ejection.failures:
             self.engine.eject_outliers(Ejection(*ejection))
         self._namespace: str = settings["namespace"]
         self._streams = Streams(self.loop)

@@ -42,6 +42,12 @@ GOOD: dict[str, dict[str, Any]] = {
         "::/0": ("::/0",),
     },
     "policy": {"least-open-streams": "least-open-streams"},
+    "outlier-ejection": {
+        "off": values.OutlierEjection(0, 30, 50),
+        "on": values.OutlierEjection(5, 30, 50),
+        "failures=3": values.OutlierEjection(3, 30, 50),
+        "share=90, failures=1000,seconds=3600": values.OutlierEjection(1000, 3600, 90),
+    },
     "log-level": {level: level for level in ("debug", "info", "warning", "error")},
     "log-format": {"text": "text", "json": "json"},
     "sidecar-image": {
@@ -136,6 +142,11 @@ BAD: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ("sidecar-cpu-request", "sidecar-cpu-limit", "sidecar-memory-request", "sidecar-memory-limit"),
         ("m", "-1", "1 Gi", "1gi", "1KB", "0.5.1", ".5", "1e3x", "50m\n"),
+    ),
+    "outlier-ejection": (
+        *("", "yes", "On", "failures", "failures=", "failures=0", "failures=1001", "share=91", "share=50%"),
+        *("seconds=1e2", "failures=3,failures=4", "failures=3,", "time=3", "failures=-1", "seconds=\u0665"),
+        "on,share=10",
     ),
     "source": ("", "Kubernetes", "kubernetes:", "file", "file:", "dns:greeter", "/etc/endpoints.json"),
     "drain-timeout": ("", "0", "-1", "1.5", "30s", "123456", "\u0661", "1\n"),

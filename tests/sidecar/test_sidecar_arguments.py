@@ -30,6 +30,11 @@ BAD: dict[str, list[tuple[str, str]]] = {
         ("dns", "kubernetes"),
         ("kubernetes:x", "file:"),
     ],
+    "outlier-ejection": [
+        ("yes", "off, on"),
+        ("failures=0", "failures up to 1000"),
+        ("share=95", "share up to 90"),
+    ],
     "drain-timeout": [("0", "whole seconds from 1"), ("30s", "whole seconds"), ("1.5", "whole seconds")],
     "state-dir": [("state", "absolute path")],
     "listen": [
