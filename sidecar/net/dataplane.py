@@ -58,7 +58,10 @@ class PeerChannel(Channel):
         self.asked_at = -1.0
         if self._stalled:
             self._set_stalled(False, now)
-        self._plane.engine.received(self.peer, data, now)
+        engine = self._plane.engine
+        engine.received(self.peer, data, now)
+        if engine.flush_wanted():
+            self._plane.flush_touched(now)
 
     def lost(self, why: str, now: float) -> None:
         self._plane.forget(self.peer)
@@ -154,14 +157,19 @@ class DataPlane(Plane):
             dials = engine.take_dials()
             for upstream in dials:
                 self._dial(upstream, now)
-            touched = engine.take_touched()
-            if not touched and not dials:
+            if not self.flush_touched(now) and not dials:
                 due: float = engine.deadline()
                 return due if due < self._look_at else self._look_at
-            for peer in touched:
-                channel = self._channels.get(peer)
-                if channel is not None:
-                    channel.flush(now)
+
+    def flush_touched(self, now: float) -> bool:
+        """Write what connections have to say; False: none had anything. Opens no socket, so it may be called while
+        the loop hands out events."""
+        touched = self.engine.take_touched()
+        for peer in touched:
+            channel = self._channels.get(peer)
+            if channel is not None:
+                channel.flush(now)
+        return len(touched) > 0
 
     def look_later(self, now: float) -> None:
         if self._look_at == float("inf"):

@@ -116,7 +116,7 @@ class Backend(Member):
                 congested = True
         return (
             not congested
-            and len(usable) < MAX_CONNECTIONS
+            and sum(not upstream.draining for upstream in self.upstreams) < MAX_CONNECTIONS
             and (not usable or self._context.now >= self._another_at)
         )
 

@@ -52,6 +52,7 @@ class Context:
         self.ejection: Ejection | None = None  # the rules; None: no endpoint is ejected
         self.touched: list[Peer] = []  # to be flushed at the end of the turn
         self.dials: list[Upstream] = []  # to be connected
+        self.flush_wanted: bool = False  # some output is so large that the turn should not wait with it
         # Clients that have not said SETTINGS yet, oldest first, and when each is given up.
         self.handshakes: dict[Downstream, float] = {}
         # Counted over all connections; each has its bound above.

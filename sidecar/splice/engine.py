@@ -229,8 +229,13 @@ class Engine:
             self._context.dials = []
         return found
 
+    def flush_wanted(self) -> bool:
+        """Whether so much output waits that it should be written before more is read."""
+        return self._context.flush_wanted
+
     def take_touched(self) -> list[Peer]:
         """Connections with something to write or to close. Writing may touch more: ask until it is empty."""
+        self._context.flush_wanted = False
         found = list(self._context.touched)
         self._context.touched.clear()
         for peer in found:

@@ -29,7 +29,9 @@ MAX_LENT_FOR: Final[i64] = 2_097_152
 MAX_HELD_FOR: Final[i64] = 33_554_432
 # Unread output with which no more answers' header blocks or trailers are added: their streams are reset instead, so
 # that what one backend sends without end (or blows up by HPACK) does not end a client's whole connection.
-MAX_BLOCKS_UNREAD: Final[i64] = 2_097_152
+MAX_BLOCKS_UNREAD: Final[i64] = 1_048_576
+# Output with which the sockets are written to before more is read: what waits for the end of the turn is not unread.
+FLUSH_AT: Final[i64] = 262_144
 # Header blocks of one client's unanswered requests: 48 calls with 64 KiB of metadata each, or thousands with less.
 MAX_BLOCKS_FROM: Final[i64] = 3_145_728
 # Blocks up to this are not counted: they are in the memo, or no larger than the stream they belong to.
@@ -447,7 +449,10 @@ class Peer(Connection):
 
     def flooded(self) -> bool:
         """So much waits for this peer's socket that no more header blocks are to be added."""
-        return self.unsent + self.output_size() > MAX_BLOCKS_UNREAD
+        output = self.output_size()
+        if output > FLUSH_AT:
+            self.context.flush_wanted = True
+        return self.unsent + output > MAX_BLOCKS_UNREAD
 
     def has_waiting(self) -> bool:
         """Whether something is held only until the socket takes more: `socket_state` is wanted."""

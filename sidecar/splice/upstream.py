@@ -8,7 +8,7 @@ from mypy_extensions import i64
 
 from sidecar.splice import states
 from sidecar.splice.context import Context
-from sidecar.splice.peer import RESET_BY_US, Peer, drop_request
+from sidecar.splice.peer import FLUSH_AT, RESET_BY_US, Peer, drop_request
 from sidecar.splice.stream import Stream
 from sidecar.wire import frames
 from sidecar.wire.blocks import Block
@@ -25,9 +25,6 @@ MAX_INFORMATIONAL: Final[i64] = 8
 # Streams a backend may break rules on before the whole connection is given up.
 FAULTS: Final[i64] = 100
 FAULTS_PER_SECOND: Final = 10.0
-# RST_STREAM from a backend: refusing or cancelling is its right, a flood of it is not. Answered streams earn back.
-RESETS: Final[i64] = 10_000
-RESETS_PER_SECOND: Final = 1000.0
 # Output of ours that a backend has not read: with more, new streams go to other connections or wait. Header blocks
 # are not flow-controlled; without this a burst of large ones would run into MAX_UNREAD_OUTPUT.
 MAX_REQUESTS_UNREAD: Final[i64] = 524_288
@@ -45,7 +42,6 @@ class Upstream(Peer):
         self.room_wanted: bool = False  # streams were turned away because it is congested
         self._last_taken: i64 = frames.MAX_STREAM_ID  # of the backend's latest GOAWAY
         self._faults = Budget(FAULTS, FAULTS_PER_SECOND)
-        self._resets = Budget(RESETS, RESETS_PER_SECOND)
 
     def is_idle(self, stream_id: i64) -> bool:
         return stream_id & 1 == 0 or stream_id >= self.next_id
@@ -64,7 +60,10 @@ class Upstream(Peer):
 
     def congested(self) -> bool:
         """The backend does not read what it has been sent: no more requests until it does."""
-        return self.unsent + self.output_size() > MAX_REQUESTS_UNREAD
+        output = self.output_size()
+        if output > FLUSH_AT:
+            self.context.flush_wanted = True
+        return self.unsent + output > MAX_REQUESTS_UNREAD
 
     def socket_state(self, unsent: i64) -> None:
         """Once the socket has taken what it was behind with, there is room for streams again."""
@@ -184,8 +183,7 @@ class Upstream(Peer):
             self._one_less()
 
     def stream_reset(self, stream: Stream, code: i64) -> None:
-        if not self._resets.spend(self.now):
-            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too many streams reset")
+        # Resets need no bound of their own: there is one for each stream that was sent, and refusals have MAX_REFUSALS.
         self.streams.remove(stream.up_id)
         self.backend.service.reset_by_backend(stream, code)
         self._one_less()
@@ -230,7 +228,6 @@ class Upstream(Peer):
     def forget(self, stream: Stream) -> None:
         """Both halves are over on this side."""
         if self.streams.remove(stream.up_id):
-            self._resets.earn(1.0)
             self._one_less()
 
     def _one_less(self) -> None:

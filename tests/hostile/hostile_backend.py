@@ -37,8 +37,8 @@ OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_metadata_size", 1 << 20),
     ("grpc.absolute_max_metadata_size", 1 << 20),
-    ("grpc.server_max_pending_requests", 1 << 20),
-    ("grpc.server_max_pending_requests_hard_limit", 1 << 20),
+    ("grpc.server.max_pending_requests", 1 << 20),
+    ("grpc.server.max_pending_requests_hard_limit", 1 << 20),
     ("grpc.max_concurrent_streams", 1 << 20),
 )
 HANDLERS = {

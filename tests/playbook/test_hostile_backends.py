@@ -121,24 +121,32 @@ def test_goaway_without_end_is_earned_by_nothing() -> None:
 
 
 def test_resets_without_end() -> None:
-    """It may refuse what it is sent; a backend that does nothing else for long loses its connection, and the calls
-    have gone to the other one."""
+    """It refuses whatever it is sent: each call goes to the other one then, and costs two tries."""
     world = ready(1, 2)
     client = world.client()
     hostile, honest = world.backend(1), world.backend(2)
     done = 0
-    for _ in range(upstream.RESETS + 500):
+    for _ in range(12_000):
         stream = client.opens(end=True)
         hostile.sends(*[rst(s, REFUSED_STREAM) for s in hostile.streams_open()])
         for s in honest.streams_open():
             honest.sends(headers(s, (*OK, *TRAILERS), end=True))
-        if hostile.closed:
-            break
         assert client.outcome(stream) == ("0", "")
         client.take()
         done += 1
-    hostile.is_told(ENHANCE_YOUR_CALM)
-    assert done > 1000
+    hostile.still_works()
+    assert done == 12_000
+    assert world.engine.totals.retried <= 12_000
+
+
+def test_resets_of_what_is_over() -> None:
+    """A reset for each of many streams that have ended already: nothing is left to be done for them."""
+    scene = Scene()
+    scene.hostile.sends(headers(1, (*OK, *TRAILERS), end=True))
+    scene.client.take()
+    scene.hostile.sends(rst(1) * 5000)
+    scene.hostile.still_works()
+    scene.check()
 
 
 @pytest.mark.parametrize("size", [0, 1, 16384])
@@ -179,7 +187,7 @@ def test_header_bombs_just_below_the_limit_on_every_stream() -> None:
     found = client.take()
     whole = {e.stream for e in found if isinstance(e, Headers) and e.end}
     reset = {e.stream for e in found if isinstance(e, Reset) and e.code == ENHANCE_YOUR_CALM}
-    assert len(whole) >= 5
+    assert len(whole) >= 3
     assert len(whole | reset) >= len(numbers) - 1
     client.inbox = []
     scene.check()
