@@ -164,8 +164,8 @@ def build(wanted: Sequence[str]) -> list[str]:
     with _secrets() as secrets:
         failures = []
         for each in chosen:
-            shell.say(f"building {each.name}")
             log = paths.CACHE / "docker" / f"{each.name.split(':')[0]}.log"
+            shell.say(f"building {each.name} (seconds, or minutes for what is new); log: {log}")
             tag, dockerfile = f"--tag={each.name}", f"--file={paths.REPO / each.dockerfile}"
             words = [*command.words, "build", "--network=host", tag, dockerfile, *secrets]
             environment = {**command.env, "BUILDKIT_PROGRESS": "plain"}
