@@ -12,7 +12,7 @@ PODS ?= 40
 export PODS
 
 .DEFAULT_GOAL := help
-.PHONY: help build lint test test-compiled test-interpreted demo demo-cluster e2e interop sim fuzz bench protos format clean
+.PHONY: help build lint test test-compiled test-interpreted demo demo-cluster e2e e2e-long interop sim fuzz bench protos format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ demo-cluster: build ## The same on a real Kubernetes (CONTEXT=name uses yours)
 
 e2e: build ## End-to-end tests on a real Kubernetes (CONTEXT=name uses yours)
 	@$(PYTEST) -q -m e2e tests/e2e $(ARGS)
+
+e2e-long: build ## The same with a minute without the API server, and with make demo-cluster (2 minutes more)
+	@E2E_LONG=1 $(PYTEST) -q -m e2e tests/e2e $(ARGS)
 
 interop: build ## The official gRPC interop cases and h2spec, with real stacks
 	@$(PYTEST) -q -n $(WORKERS) --dist loadgroup -m interop tests/interop $(ARGS)

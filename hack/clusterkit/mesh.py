@@ -29,6 +29,7 @@ CLUSTER_KINDS: Final = (
 ROLLOUT_SECONDS: Final = 120.0  # pods one after the other on a small, busy node
 # A namespace goes when its pods have; the injector's preStop alone takes 5 s.
 UNINSTALL_SECONDS: Final = 120.0
+NAMESPACE_SECONDS: Final = 120.0
 # Within the API server's own delay for a changed webhook configuration.
 IN_FORCE_SECONDS: Final = 30.0
 LOG_LINES: Final = 60
@@ -107,37 +108,36 @@ def build_images() -> None:
     hack("images", seconds=2400.0, show=True)
 
 
-def deploy_greeter(cluster: Cluster, name: str) -> Namespace:
-    """examples/greeter as it stands, in namespace `name`, made if it is not there; return when all is ready."""
-    if cluster.api.find(f"/api/v1/namespaces/{name}") is None:
-        make_namespace(cluster, name)
-    namespace = cluster.namespace(name)
-    _apply(namespace, GREETER)
-    return namespace
+def deploy_greeter(namespace: Namespace, folder: Path = GREETER) -> None:
+    """examples/greeter, as it stands or as `folder` changes it; return when all of it is ready."""
+    _apply(namespace, folder)
 
 
 def make_namespace(cluster: Cluster, name: str) -> Namespace:
     """A new, empty one; one of that name that an earlier run left goes first."""
     delete_namespace(cluster, name)
-    cluster.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    path = f"/api/v1/namespaces/{name}"
+    wait_for(f"namespace {name} is gone", lambda: cluster.api.find(path) is None, NAMESPACE_SECONDS, 0.2)
+    return ensure_namespace(cluster, name)
+
+
+def ensure_namespace(cluster: Cluster, name: str) -> Namespace:
+    """The one there is, or a new one."""
+    if cluster.api.find(f"/api/v1/namespaces/{name}") is None:
+        cluster.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
     namespace = cluster.namespace(name)
     # A pod created before it exists would be refused.
     wait_for(
         "the default service account exists",
         lambda: cluster.api.find(namespace.path("serviceaccounts", "default")),
-        30.0,
+        NAMESPACE_SECONDS,
     )
     return namespace
 
 
 def delete_namespace(cluster: Cluster, name: str) -> None:
+    """Returns at once: it goes when its pods have ended, each in its grace."""
     cluster.api.delete(f"/api/v1/namespaces/{name}")
-    wait_for(
-        f"namespace {name} is gone",
-        lambda: cluster.api.find(f"/api/v1/namespaces/{name}") is None,
-        120.0,
-        0.2,
-    )
 
 
 def injector_logs(cluster: Cluster) -> str:

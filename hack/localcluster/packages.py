@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from . import shell
+from . import paths, shell
 
 # Each program that is run, and the Debian package that has it.
 APISERVER_PROGRAMS = {"etcd": "etcd-server", "openssl": "openssl"}
@@ -35,20 +35,28 @@ def cni_directory() -> Path | None:
 
 
 def ensure(programs: dict[str, str], *, cni: bool = False) -> None:
+    """Install what is missing. Raises ClusterError if that cannot be done here."""
+    if not _missing(programs, cni):
+        return
+    with shell.lock(paths.CACHE / "packages.lock"):  # two at once would meet at apt's own lock, and fail
+        names = _missing(programs, cni)
+        if not names:
+            return
+        if shell.find("apt-get") is None:
+            raise shell.ClusterError(f"install what Debian calls: {' '.join(names)}")
+        if os.geteuid() != 0:
+            raise shell.ClusterError(
+                f"run as root once, or: apt-get install --no-install-recommends {' '.join(names)}"
+            )
+        shell.say(f"installing {' '.join(names)}")
+        install(names)
+
+
+def _missing(programs: dict[str, str], cni: bool) -> list[str]:
     missing = {package for program, package in programs.items() if shell.find(program) is None}
     if cni and cni_directory() is None:
         missing.add(CNI_PACKAGE)
-    if not missing:
-        return
-    names = sorted(missing)
-    if shell.find("apt-get") is None:
-        raise shell.ClusterError(f"install what Debian calls: {' '.join(names)}")
-    if os.geteuid() != 0:
-        raise shell.ClusterError(
-            f"run as root once, or: apt-get install --no-install-recommends {' '.join(names)}"
-        )
-    shell.say(f"installing {' '.join(names)}")
-    install(names)
+    return sorted(missing)
 
 
 def install(names: list[str]) -> None:

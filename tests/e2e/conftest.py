@@ -86,8 +86,9 @@ def installed(cluster: Cluster) -> Iterator[Cluster]:
 def namespace(installed: Cluster) -> Iterator[Namespace]:
     """With examples/greeter as it stands: three servers, a client with the annotation and one without. The
     two clients run through all tests."""
-    mesh.delete_namespace(installed, NAMESPACE)
-    yield mesh.deploy_greeter(installed, NAMESPACE)
+    made = mesh.make_namespace(installed, NAMESPACE)
+    mesh.deploy_greeter(made, HERE / "greeter")
+    yield made
     if not KEEP:
         mesh.delete_namespace(installed, NAMESPACE)
 

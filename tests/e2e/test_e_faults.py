@@ -173,7 +173,8 @@ def rungs(container: Container) -> set[str]:
 def test_the_injector_is_down(namespace: Namespace, cluster: Cluster, figures: Figures) -> None:
     """Not there at all, and there but hanging: pods are created all the same, without the sidecar."""
     system = cluster.namespace(mesh.SYSTEM)
-    hanging = [Container(pod, "injector") for pod in injectors(system)]
+    pods = injectors(system)
+    hanging = [Container(pod, "injector") for pod in pods]
     try:
         for each in hanging:
             each.signal("STOP")
@@ -182,6 +183,8 @@ def test_the_injector_is_down(namespace: Namespace, cluster: Cluster, figures: F
         for each in hanging:
             each.signal("CONT")
     system.scale("evenstream-injector", 0)
+    for pod in pods:
+        system.delete("pods", pod["metadata"]["name"], grace=0)
     try:
         wait_for("no injector is ready", lambda: not system.endpoints("evenstream-injector"), 60.0)
         quick = created(namespace, "injector-gone")
@@ -209,11 +212,10 @@ def injectors(system: Namespace) -> list[dict]:
 
 
 def created(namespace: Namespace, name: str) -> float:
-    """Seconds until the API server has taken an annotated pod, which runs without the sidecar."""
+    """Seconds until the API server has taken an annotated pod, without the sidecar."""
     began = time.monotonic()
-    namespace.api.create(namespace.path("pods"), client_pod(name, annotated()))
+    pod = namespace.api.create(namespace.path("pods"), client_pod(name, annotated()))
     seconds = time.monotonic() - began
-    pod = namespace.wait_ready(name, 60.0)
     namespace.delete("pods", name, grace=0)
     if "initContainers" in pod["spec"]:
         raise KubeError(f"pod {name} was injected")
