@@ -3,7 +3,9 @@ cluster only, for it takes hold of the node's processes and packets."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -25,6 +27,7 @@ IN_TOUCH_SECONDS = 35.0
 # An outage this long is already longer than every deadline a client of the API server has but one: a watch that
 # is silent. LONG makes it the minute of the promise.
 OUTAGE_SECONDS = 60.0 if os.environ.get("E2E_LONG") else 15.0
+BURST = 60
 # The API server waits for the webhook as long as webhook.yaml says, 5 s, and then admits the pod.
 ADMITTED_SECONDS = 8.0
 
@@ -83,6 +86,39 @@ def test_a_backend_whose_network_is_cut(
     assert streamed.failed == 4, streamed.errors
 
 
+def test_a_backend_is_killed(namespace: Namespace, backends: Backends, client: str, figures: Figures) -> None:
+    """SIGKILL. What was under way on it fails, at once, and nothing else; its next process is used again."""
+    backends.settled(3)
+    victim = backends.pods()[0]
+    name = victim["metadata"]["name"]
+    server = Container(victim, "server")
+    with (
+        Load(namespace, client, "unary", "--rate", "100") as calls,
+        Load(namespace, client, "streams", "--count", "12") as streams,
+    ):
+        streams.until("12 streams, 4 each", lambda now: set(now.open.values()) == {4}, 30.0)
+        calls.until("calls on all three", lambda now: len(now.calls) == 3, 10.0)
+        killed = time.monotonic()
+        server.signal("KILL")
+        streams.until("its streams have failed", lambda now: now.failed >= 4, 10.0)
+        noticed = streams.failures()[-1][0] - killed
+        streams.until("12 again", lambda now: sum(now.open.values()) == 12, 30.0)
+        wait_for("its next process is ready", lambda: restarted(namespace, name), 60.0)
+        used = calls.report.calls[name]
+        calls.until("it is used again", lambda now: now.calls[name] > used, 30.0)
+        called, streamed = calls.finish(), streams.finish()
+    figures.note("backend killed", "failed calls, one at a time", called.failed, "<= 1: the one on it")
+    figures.note("backend killed", "failed long streams", streamed.failed, "4: its own")
+    figures.note("backend killed", "the last of them failed after", milliseconds(noticed))
+    assert called.failed <= 1, called.errors
+    assert streamed.failed == 4, streamed.errors
+
+
+def restarted(namespace: Namespace, name: str) -> bool:
+    (server,) = namespace.pod(name)["status"]["containerStatuses"]
+    return server["restartCount"] == 1 and bool(server["ready"])
+
+
 def test_the_sidecar_is_killed(
     namespace: Namespace, backends: Backends, client: str, figures: Figures
 ) -> None:
@@ -120,49 +156,69 @@ def test_the_sidecar_is_killed(
 
 
 @pytest.fixture
-def outage_client(namespace: Namespace) -> Iterator[str]:
-    """A client with a sidecar of its own that has never been without the API server."""
-    namespace.apply(client_pod("outage-client", annotated()))
-    namespace.wait_ready("outage-client", 90.0)
-    yield "outage-client"
-    namespace.delete("pods", "outage-client", grace=0)
+def outage_clients(namespace: Namespace) -> Iterator[list[str]]:
+    """Two clients, each with a sidecar that has never been without the API server."""
+    names = ["outage-client", "outage-client-restarted"]
+    namespace.apply(*(client_pod(name, annotated()) for name in names))
+    for name in names:
+        namespace.wait_ready(name, 90.0)
+    yield names
+    for name in names:
+        namespace.delete("pods", name, grace=0)
 
 
 def test_the_api_server_is_away(
-    namespace: Namespace, backends: Backends, outage_client: str, figures: Figures
+    namespace: Namespace, backends: Backends, outage_clients: list[str], figures: Figures
 ) -> None:
+    """One sidecar goes on with what it knows; one is killed meanwhile, and its successor with what was left it."""
     pods = backends.settled(3)
-    application = Container(namespace.pod(outage_client), "client")
+    first, second = (namespace.pod(name) for name in outage_clients)
+    application, other = Container(first, "client"), Container(second, "client")
+    victim = Container(second, "evenstream")
     options = ("--target", "greeter:50051", "--rate", "200", "--count", "30")
-    with Load(namespace, outage_client, "mix", *options, inside=application) as load:
+    with Load(namespace, outage_clients[0], "mix", *options, inside=application) as load:
         load.until("30 streams, 10 each", lambda now: set(now.open.values()) == {10}, 30.0)
         load.counted(100, 10.0)
-        assert rungs(application) == {"live"}
+        assert burst(other) == dict.fromkeys(pods, BURST // 3)
+        assert rungs(application) == rungs(other) == {"live"}
         with node.without(node.APISERVER):
             gone = time.monotonic()
             wait_for("the sidecar knows", lambda: rungs(application) == {"memory"}, 15.0)
-            load.until(
-                "the outage is over", lambda _: time.monotonic() > gone + OUTAGE_SECONDS, OUTAGE_SECONDS + 5
-            )
+            victim.signal("KILL")
+            wait_for("its successor serves", lambda: other.status()["state"] == "ready", 15.0)
+            restarted_calls = burst(other)
+            restarted_rungs = rungs(other)
+            over = gone + OUTAGE_SECONDS
+            load.until("the outage is over", lambda _: time.monotonic() > over, OUTAGE_SECONDS + 5)
         wait_for("the API server answers", lambda: namespace.api.find("/readyz/ping") is not None, 60.0)
         back = time.monotonic()
-        wait_for("the sidecar is in touch", lambda: rungs(application) == {"live"}, IN_TOUCH_SECONDS + 30.0)
+        wait_for("the sidecars are in touch", lambda: rungs(application) | rungs(other) == {"live"}, 90.0)
         touch = time.monotonic() - back
         load.counted(100, 10.0)
         report = load.finish()
-    figures.note(
-        "API server away", f"{OUTAGE_SECONDS:.0f} s: calls beside 30 long streams", sum(report.calls.values())
-    )
+    total = sum(report.calls.values())
+    figures.note("API server away", f"{OUTAGE_SECONDS:.0f} s: calls beside 30 long streams", total)
     figures.note("API server away", "failed calls and streams", report.failed, "0")
     figures.note(
-        "API server away",
-        "back in touch after its return within",
-        f"{touch:.1f} s",
-        f"< {IN_TOUCH_SECONDS:.0f} s",
+        "API server away", "a sidecar killed meanwhile goes on from", ", ".join(restarted_rungs), "disk"
     )
+    figures.note("API server away", "in touch after its return within", f"{touch:.1f} s", "< 35 s")
     assert report.failed == 0, report.errors
     assert report.open == dict.fromkeys(pods, 10)
+    assert restarted_rungs == {"disk"}
+    assert restarted_calls == dict.fromkeys(pods, BURST // 3)
     assert touch < IN_TOUCH_SECONDS
+
+
+def burst(container: Container) -> dict[str, int]:
+    """Calls per server of a burst, which must not fail."""
+    client = container.start_client(
+        ("burst", "--calls", str(BURST), "--target", "greeter:50051", "--json"), stdout=subprocess.PIPE
+    )
+    out, _ = client.communicate(timeout=60)
+    told = json.loads(out.splitlines()[-1])
+    assert told["failed"] == 0, told["errors"]
+    return dict(told["calls"])
 
 
 def rungs(container: Container) -> set[str]:
