@@ -244,7 +244,7 @@ def click_rows(command: click.Command) -> list[list[str]]:
     return [
         [code(record[0]), re.sub(r"\s*\[(.*)\]$", r" (\1)", record[1])]
         for record in records
-        if record is not None and record[1] and record[0] != "--help"
+        if record is not None and record[1] and "--help" not in record[0]
     ]
 
 

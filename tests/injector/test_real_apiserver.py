@@ -197,6 +197,9 @@ def test_the_api_server_accepts_every_overlay(api: Api, path: str):
     ours = [
         one for one in yaml.safe_load_all(rendered) if not one["apiVersion"].startswith("cert-manager.io/")
     ]
+    for one in ours:
+        if one["kind"] == "MutatingWebhookConfiguration":
+            one["metadata"]["name"] = "tried"  # the one that is there calls these tests' injector
     done = api.kubectl("apply", "--dry-run=server", "-f", "-", text=yaml.safe_dump_all(ours))
     assert len(done.stdout.splitlines()) == len(ours)
     assert "Warning" not in done.stderr
