@@ -130,7 +130,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "seconds the first time, longer each further time; never more than this share, in percent, at once.",
         annotation=True,
         sidecar=True,
-        form="off|on|failures=N,seconds=N,share=N",
+        form="off|on|failures=N,...",
     ),
     _setting(
         "log-level",
