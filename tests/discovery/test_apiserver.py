@@ -360,6 +360,7 @@ def test_a_server_of_another_authority_is_not_trusted(
     one.see(["10.1.0.1"])
 
 
+@pytest.mark.once  # of the build that ships; picking the interpreted one brings in import machinery
 def test_memory_with_a_live_watch(api: Api, greeter: str, tmp_path: Path, capsys: Any) -> None:
     """A process that holds nothing but this source: what discovery costs an idle sidecar."""
     (tmp_path / "token").write_text(api.facts["token"])
