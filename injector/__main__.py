@@ -197,7 +197,7 @@ def _serve(given: argparse.Namespace, options: Options) -> int:
     store = certs.Store(api, [f"{given.service}.{given.namespace}.svc", *given.dns_name])
     installation = webhook.Installation(options, given.sidecar_kind, api)
     listening = server.Server(
-        given.address,
+        given.address or "",
         given.port,
         files or store,
         files or api,

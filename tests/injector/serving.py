@@ -25,7 +25,8 @@ NAME = "evenstream-injector.evenstream-system.svc"
 class Injector:
     """`python -m injector serve` on a free loopback port."""
 
-    def __init__(self, kubeconfig: Path, port: int = 0, *arguments: str) -> None:
+    def __init__(self, kubeconfig: Path, port: int = 0, *arguments: str, address: str = "127.0.0.1") -> None:
+        """`address`: empty for all, as the injector listens in its pod."""
         self.port = port or free_port()
         environment = {
             **os.environ,
@@ -38,8 +39,7 @@ class Injector:
             "-m",
             "injector",
             "serve",
-            "--address",
-            "127.0.0.1",
+            *(("--address", address) if address else ()),
             "--port",
             str(self.port),
         ]

@@ -53,6 +53,16 @@ def _ask(served: tuple[Injector, FakeCluster], body: Any) -> dict[str, Any]:
     return response
 
 
+def test_it_listens_on_all_addresses_unless_told_otherwise(tmp_path: Path):
+    with FakeCluster() as cluster:
+        cluster.write_kubeconfig(tmp_path / "kubeconfig")
+        with Injector(cluster.kubeconfig, address="") as injector:
+            injector.wait_for("ready: listening")
+            status, _ = post(injector.port, cluster.ca_bundle, json.dumps(review(POD)).encode())
+            assert status == 200
+            assert injector.stop() == 0
+
+
 def test_a_pod_that_asks_is_patched_and_the_log_has_the_requests_namespace(served):
     response = _ask(served, review(POD))
     patch = patch_of(response)
