@@ -243,7 +243,10 @@ def test_the_injector_is_down(namespace: Namespace, cluster: Cluster, figures: F
         system.delete("pods", pod["metadata"]["name"], grace=0)
     try:
         wait_for("no injector is ready", lambda: not system.endpoints("evenstream-injector"), 60.0)
-        quick = created(namespace, "injector-gone")
+        # A process that was killed a moment ago may still answer on a connection that the API server has.
+        quick = wait_for(
+            "a pod is created without the sidecar", lambda: created(namespace, "injector-gone"), 30.0
+        )
     finally:
         system.scale("evenstream-injector", 2)
         system.kubectl("rollout", "status", "deployment/evenstream-injector", "--timeout=90s", seconds=100)
