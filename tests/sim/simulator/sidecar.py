@@ -156,7 +156,7 @@ class Sidecar:
         world = self.world
         self.up = True
         self.life += 1
-        self.calm_since = world.clock.now
+        self.calm_since = max(world.clock.now, self.frozen_until)
         self.since.clear()
         seed = random.Random(f"{world.seed}/{self.name}/{self.life}")
         self.engine = Engine(seed.getrandbits(64))
