@@ -364,6 +364,7 @@ class Pod:
         self.up, self.draining, self.vanished = True, False, False
         self.life += 1
         self.started_at = self.world.clock.now
+        self.refusing = self.resetting = self.silent = self.frozen_until = -1.0  # that was another process
         self.world.network.absent.pop(self.address, None)
         self.world.network.listeners[self.address] = self._accept
         self.recovered()
