@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-PATTERN = random.Random(0).randbytes(1 << 20)
 MAX_BODY = 1 << 19
+# Every call's bodies begin somewhere else in it: requests in its first part, responses in its second.
+STARTS = 1 << 18
+PATTERN = random.Random(0).randbytes(STARTS + 2 * MAX_BODY)
 
 # How a server goes about a call.
 WHOLE = "whole"  # reads it all and answers
@@ -92,10 +94,11 @@ class Call:
         self.outcome: Outcome | None = None
         self.ended_at = -1.0
         self.response_received = 0
-        start = number * 7919 % (1 << 18)
+        start = number * 7919 % STARTS
         self.request = PATTERN[start : start + sum(script.request)]
-        start += 1 << 19
+        start += MAX_BODY
         self.response = PATTERN[start : start + sum(script.response)]
+        assert len(self.response) == sum(script.response), f"more than {MAX_BODY} octets"
 
     def __str__(self) -> str:
         return f"call {self.number}"
