@@ -29,6 +29,8 @@ BACKOFF_MOST: Final = 5.0
 BACKOFF_JITTER: Final = 0.2
 # A connection lost sooner than this after it was ready counts as a failed dial: it may well be lost again.
 SETTLED_AFTER: Final = 1.0
+# So long a connection is in doubt. If the pod is gone, its kernel's silence has shown on this one too by then.
+DOUBT_TIMEOUT: Final = 3.0
 # Where a backend limits its concurrent streams, so many connections are opened to get round it.
 MAX_CONNECTIONS: Final = 8
 
@@ -92,7 +94,7 @@ class Backend(Member):
         """Open a connection if there is none, or if none has room for what waits."""
         if self._dialling is not None or self._backing_off or self.retired:
             return
-        usable = [u for u in self.upstreams if not u.draining and not u.stalled]
+        usable = [u for u in self.upstreams if u.in_use()]
         if usable and not self.pending:
             return
         if not self._may_dial(usable):
@@ -128,7 +130,7 @@ class Backend(Member):
             self.service.resumed(self)
 
     def connected(self) -> bool:
-        return any(u.peer_ready and not u.draining and not u.stalled for u in self.upstreams)
+        return any(u.peer_ready and u.in_use() for u in self.upstreams)
 
     def _has_room(self) -> bool:
         return any(upstream.has_room() for upstream in self.upstreams)
@@ -160,7 +162,8 @@ class Backend(Member):
         """Nobody acknowledges what is sent there (any more), or somebody does again.
 
         A new connection tells whether it is the pod that is gone or only the way this one took; until it is up,
-        streams wait for it as for any dial, and then go elsewhere.
+        streams wait for it as for any dial, and then go elsewhere. On its other connections perhaps nothing was
+        sent that could have shown it: each is asked, and takes nothing new until it answers.
         """
         if upstream.stalled == stalled or upstream not in self.upstreams:
             return
@@ -170,8 +173,22 @@ class Backend(Member):
         if stalled:
             self._context.totals.stalled += 1
             self.last_error = "acknowledges nothing"
+            for other in self.upstreams:
+                if other.in_use() and other.doubt():
+                    self._context.after(DOUBT_TIMEOUT, _DoubtOver(self, other))
             self.dial_if_needed()
-        elif self.connected():
+        else:
+            self._in_use_again(upstream)
+
+    def doubt_over(self, upstream: Upstream) -> None:
+        """Its backend has answered, or its kernel has acknowledged the question."""
+        if upstream.in_doubt:
+            upstream.in_doubt = False
+            if not self.retired and upstream in self.upstreams:
+                self._in_use_again(upstream)
+
+    def _in_use_again(self, upstream: Upstream) -> None:
+        if self.connected():
             self._impatient = False
             self._backing_off = False
             self._rotate()
@@ -307,6 +324,17 @@ class _PatienceOver(Timer):
 
     def fire(self) -> None:
         self._backend.patience_over(self._upstream)
+
+
+@final
+class _DoubtOver(Timer):
+    def __init__(self, backend: Backend, upstream: Upstream) -> None:
+        super().__init__()
+        self._backend = backend
+        self._upstream = upstream
+
+    def fire(self) -> None:
+        self._backend.doubt_over(self._upstream)
 
 
 @final

@@ -28,6 +28,10 @@ FAULTS_PER_SECOND: Final = 10.0
 # Output of ours that a backend has not read: with more, new streams go to other connections or wait. Header blocks
 # are not flow-controlled; without this a burst of large ones would run into MAX_UNREAD_OUTPUT.
 MAX_REQUESTS_UNREAD: Final[i64] = 524_288
+# Opaque octets of the PING that asks a connection in doubt whether its backend is there.
+_DOUBT_PING: Final = b"evenwell"
+# No second one sooner: gRPC servers count PINGs that come more often as bad behaviour (gRFC A8).
+_DOUBT_INTERVAL: Final = 300.0
 
 
 @final
@@ -38,20 +42,35 @@ class Upstream(Peer):
         self.connected: bool = False
         self.ready_at: float = -1.0  # when its SETTINGS came; -1: not yet
         self.stalled: bool = False  # what we send is not even acknowledged: nothing new until it is
+        self.in_doubt: bool = False  # another one to the same pod is stalled: this one is being asked
         self.next_id: i64 = FIRST_STREAM
         self.room_wanted: bool = False  # streams were turned away because it is congested
         self._last_taken: i64 = frames.MAX_STREAM_ID  # of the backend's latest GOAWAY
         self._faults = Budget(FAULTS, FAULTS_PER_SECOND)
+        self._doubt_again_at: float = 0.0
 
     def is_idle(self, stream_id: i64) -> bool:
         return stream_id & 1 == 0 or stream_id >= self.next_id
+
+    def in_use(self) -> bool:
+        """Whether new streams may go here at all, once it is connected and as far as it has room."""
+        return not self.draining and not self.stalled and not self.in_doubt
+
+    def doubt(self) -> bool:
+        """Ask it with a PING whether its backend is there; nothing new until it answers. False: not again so soon."""
+        if self.context.now < self._doubt_again_at or self.in_doubt or not self.peer_ready:
+            return False
+        self._doubt_again_at = self.context.now + _DOUBT_INTERVAL
+        self.in_doubt = True
+        frames.write_ping(self.out, _DOUBT_PING, False)
+        self.touch()
+        return True
 
     def has_room(self) -> bool:
         """Whether one more stream may be opened now."""
         return (
             self.peer_ready
-            and not self.draining
-            and not self.stalled
+            and self.in_use()
             and not self.finished
             and not self.gone
             and self.streams.count() < self.peer_max_streams
@@ -211,7 +230,8 @@ class Upstream(Peer):
         self.close_if_idle()
 
     def ping_acknowledged(self, payload: bytes) -> None:
-        pass
+        if payload == _DOUBT_PING:
+            self.backend.doubt_over(self)
 
     def failing(self) -> None:
         self.abandon(f"broke HTTP/2: {self.error_message}")

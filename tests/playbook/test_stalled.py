@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from transcript import REFUSE, SILENCE, Headers, World, host_name, ready
+from transcript import (
+    MAX_CONCURRENT_STREAMS,
+    REFUSE,
+    SILENCE,
+    BackendConnection,
+    Headers,
+    Ping,
+    World,
+    host_name,
+    ping,
+    ready,
+)
+
+from sidecar.splice import backend
 
 DEAD = "did not answer in time"
 
 
-def stall(world: World, host: int, stalled: bool = True) -> None:
-    connection = world.backend(host)
+def stall(world: World, host: int, stalled: bool = True, connection: BackendConnection | None = None) -> None:
+    connection = connection or world.backend(host)
     world.engine.stalled(connection.peer, stalled, world.now)
     world.settle()
 
@@ -166,3 +179,110 @@ def test_stalling_twice_counts_once() -> None:
         stall(world, 1)
     assert world.engine.totals.stalled == 1
     assert world.dials == 2
+
+
+# --- its other connections -----------------------------------------------------------------------
+
+QUESTION = b"evenwell"
+
+
+def two_connections(world: World) -> tuple[BackendConnection, BackendConnection]:
+    """To a backend that takes one stream on each: the first has a call, the second has had one."""
+    client = world.client()
+    client.calls()
+    second_call = client.calls()
+    first, second = world.backends[host_name(1)]
+    second.answers(1)
+    assert client.outcome(second_call)[0] == "0"
+    client.take()
+    return first, second
+
+
+def questions(connection: BackendConnection) -> int:
+    return connection.housekeeping.count(Ping(QUESTION, False))
+
+
+def test_its_other_connections_are_asked_and_take_nothing_until_they_answer() -> None:
+    """Found by the simulator: an idle one took a call for a pod that was known to be gone."""
+    world = ready(1, settings={MAX_CONCURRENT_STREAMS: 1})
+    first, second = two_connections(world)
+    world.manners[host_name(1)] = SILENCE
+    stall(world, 1, connection=first)
+    assert questions(second) == 1
+    assert questions(first) == 0
+    before = started(world, 1)
+    client = world.client()
+    client.calls()
+    world.advance(2.0)
+    assert started(world, 1) == before
+    second.sends(ping(QUESTION, True))
+    assert started(world, 1) == before + 1
+    assert second.streams_open() == [3]
+
+
+def test_one_whose_kernel_has_acknowledged_the_question_is_used_again() -> None:
+    world = ready(1, settings={MAX_CONCURRENT_STREAMS: 1})
+    first, second = two_connections(world)
+    world.manners[host_name(1)] = SILENCE
+    stall(world, 1, connection=first)
+    world.advance(1.0)
+    client = world.client()
+    client.calls()
+    assert second.streams_open() == []
+    world.advance(backend.DOUBT_TIMEOUT)
+    assert second.streams_open() == [3]
+
+
+def test_one_that_stalls_too_stays_out_after_the_doubt() -> None:
+    world = ready(1, settings={MAX_CONCURRENT_STREAMS: 1})
+    first, second = two_connections(world)
+    world.manners[host_name(1)] = SILENCE
+    stall(world, 1, connection=first)
+    world.advance(1.5)
+    stall(world, 1, connection=second)
+    before = started(world, 1)
+    client = world.client()
+    stream = client.calls()
+    world.advance(10.0)
+    assert started(world, 1) == before
+    assert client.outcome(stream)[0] == "14"
+
+
+def test_it_is_not_asked_more_often_than_servers_allow() -> None:
+    """gRFC A8: servers end connections with PINGs more often than every five minutes."""
+    world = ready(1, settings={MAX_CONCURRENT_STREAMS: 1})
+    first, second = two_connections(world)
+    for _ in range(20):
+        stall(world, 1, connection=first)
+        world.advance(4.0)
+        stall(world, 1, False, first)
+        world.advance(4.0)
+    assert questions(second) == 1
+    world.advance(300.0)
+    stall(world, 1, connection=first)
+    assert questions(second) == 2
+
+
+def test_an_answer_nobody_asked_for_changes_nothing() -> None:
+    world = ready(1)
+    client = world.client()
+    world.backend(1).sends(ping(QUESTION, True))
+    stream = client.calls()
+    world.backend(1).answers(1)
+    assert client.outcome(stream)[0] == "0"
+    world.nothing_is_left()
+
+
+def test_a_retired_backend_in_doubt_keeps_its_streams_and_nothing_else() -> None:
+    world = ready(1, 2, settings={MAX_CONCURRENT_STREAMS: 1})
+    client = world.client()
+    for _ in range(4):
+        client.calls()
+    first, second = world.backends[host_name(1)]
+    stall(world, 1, connection=first)
+    world.endpoints(2)
+    second.sends(ping(QUESTION, True))
+    world.advance(backend.DOUBT_TIMEOUT)
+    for connection in (first, second):
+        connection.answers(1)
+        assert connection.closed

@@ -133,7 +133,8 @@ def _own_backend_died(world: World, call: Call, host: str) -> None:
     if arrival is not None and arrival.completed and call.script.manner != calls.WHOLE:
         return
     now = world.clock.now
-    for at, why in world.deaths.get((world.sidecar_of(call), host), []):
+    # The latest first: a pod that came back at the address has its own death.
+    for at, why in reversed(world.deaths.get((world.sidecar_of(call), host), [])):
         lasts = VANISHED_LAST if why == "vanished" else DEATHS_LAST
         if now - at <= lasts + world.slack:
             if why == "vanished":
