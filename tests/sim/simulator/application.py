@@ -319,3 +319,5 @@ class Application:
                 connection.close()
         self.connections.clear()
         self.current = None
+        if self._waiting:
+            self._dial()
