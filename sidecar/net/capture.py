@@ -316,15 +316,20 @@ class Captured(Channel):
 
     def end(self) -> None:
         """Both sides are over."""
+        original = self._let_go()
+        if original is not None:
+            original.abort()
+        self.abort()
+
+    def _let_go(self) -> Original | None:
+        """Count this connection no longer. The other side's, if there is one, for the caller to end."""
         if self._relaying:
             self._relaying = False
             self.capture.passing -= 1
         self.capture.forget(self)
         original = self._original
-        if original is not None:
-            self._original = None
-            original.abort()
-        self.abort()
+        self._original = None
+        return original
 
     def original_lost(self, now: float) -> None:
         """The server's side broke: so does the client's."""
@@ -346,13 +351,8 @@ class Captured(Channel):
 
     def finish(self) -> None:
         """Both directions have ended: close when the last bytes are out."""
-        if self._relaying:
-            self._relaying = False
-            self.capture.passing -= 1
-        self.capture.forget(self)
-        original = self._original
+        original = self._let_go()
         if original is not None:
-            self._original = None
             original.close()
         self.close()
 
