@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Final, NamedTuple
 
 # A DNS-1035 label, as Kubernetes wants for a Service (KEP-5311 relaxes it to DNS-1123), 63 characters at most.
-_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_QUANTITY: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+LABEL: Final = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_LABEL: Final = re.compile(LABEL)
+QUANTITY: Final = r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?"
+_QUANTITY: Final = re.compile(QUANTITY)
 _FACTOR: Final[Mapping[str | None, Fraction]] = {
     None: Fraction(1),
     "m": Fraction(1, 1000),
@@ -22,9 +24,11 @@ _FACTOR: Final[Mapping[str | None, Fraction]] = {
     **{suffix: Fraction(1024**power) for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)},
 }
 # An image reference as the distribution spec has it, loosely: no spaces, no upper-case repository.
-_IMAGE: Final = re.compile(
-    r"([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+IMAGE: Final = (
+    r"([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[0-9A-Za-z_][0-9A-Za-z_.-]{0,127})?"
+    r"(@sha256:[0-9a-f]{64})?"
 )
+_IMAGE: Final = re.compile(IMAGE)
 MAX_PORT: Final = 65535
 # A day: what takes longer is not waited for by anybody.
 MAX_SECONDS: Final = 86400
@@ -96,7 +100,7 @@ class OutlierEjection(NamedTuple):
 # Envoy's consecutive_5xx; gRFC A50's base_ejection_time. A50's share of 10 % would round to no endpoint at all for most
 # Services; half of them can carry the load for half a minute, and where they cannot, the share is there to be set.
 DEFAULT_EJECTION: Final = OutlierEjection(failures=5, seconds=30, share=50)
-_EJECTION_LIMITS: Final = {"failures": 1000, "seconds": 3600, "share": 90}
+EJECTION_LIMITS: Final = {"failures": 1000, "seconds": 3600, "share": 90}
 
 
 def outlier_ejection(text: str) -> OutlierEjection:
@@ -105,10 +109,10 @@ def outlier_ejection(text: str) -> OutlierEjection:
     found: dict[str, int] = {}
     for item in text.split(",") if text != "on" else ():
         name, _, number = item.strip().partition("=")
-        most = _EJECTION_LIMITS.get(name, 0)
+        most = EJECTION_LIMITS.get(name, 0)
         good = number.isascii() and number.isdigit() and len(number) <= 4 and 1 <= int(number) <= most
         if not good or name in found:
-            limits = ", ".join(f"{each} up to {limit}" for each, limit in _EJECTION_LIMITS.items())
+            limits = ", ".join(f"{each} up to {limit}" for each, limit in EJECTION_LIMITS.items())
             raise BadValueError(
                 f"allowed: off, on, or any of {DEFAULT_EJECTION} (these are the defaults), each once; {limits}"
             )
@@ -116,13 +120,20 @@ def outlier_ejection(text: str) -> OutlierEjection:
     return DEFAULT_EJECTION._replace(**found)
 
 
-def one_of(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise BadValueError(f"allowed: {', '.join(choices)}")
+class OneOf:
+    """A parser that takes one of a few words."""
+
+    def __init__(self, *choices: str) -> None:
+        self.choices: Final = choices
+
+    def __call__(self, text: str) -> str:
+        if text not in self.choices:
+            raise BadValueError(f"allowed: {', '.join(self.choices)}")
         return text
 
-    return parse
+
+def one_of(*choices: str) -> OneOf:
+    return OneOf(*choices)
 
 
 def port(text: str) -> int:

@@ -1,4 +1,4 @@
-"""`python -m injector serve` and `python -m injector inject -f pod.yaml`."""
+"""`python -m injector serve`, `python -m injector inject -f pod.yaml` and `python -m injector policy`."""
 
 from __future__ import annotations
 
@@ -109,6 +109,16 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         metavar="NAME",
         help="where manifests that name no namespace will be applied",
     )
+    policy = commands.add_parser(
+        "policy", parents=[common], help="print the policies that do the same inside the API server"
+    )
+    policy.add_argument(
+        "--api-version",
+        type=_with(values.one_of("v1beta1", "v1")),
+        default="v1beta1",
+        metavar="VERSION",
+        help="of MutatingAdmissionPolicy: v1beta1 in Kubernetes 1.34 and 1.35, v1 from 1.36 (%(default)s)",
+    )
     serve = commands.add_parser("serve", parents=[common], help="run the admission webhook in a cluster")
     add = serve.add_argument
     add(
@@ -181,6 +191,16 @@ def _inject(given: argparse.Namespace, options: Options) -> int:
     return 0
 
 
+def _policy(given: argparse.Namespace, options: Options) -> int:
+    from injector import manifest
+    from injector.policy import objects
+
+    if not options.native_sidecars:
+        return _fail("policy: --sidecar-kind plain is not allowed; allowed: auto, native", EXIT_USAGE)
+    sys.stdout.write(manifest.dump(objects.objects(options, given.api_version)))
+    return 0
+
+
 def _serve(given: argparse.Namespace, options: Options) -> int:
     # Here, not above: `inject` starts in a tenth of the time without kopf and cryptography.
     import kopf
@@ -235,7 +255,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         # Nobody to ask, by hand: native, as every supported Kubernetes has them.
         native_sidecars=given.sidecar_kind != "plain",
     )
-    return _inject(given, options) if given.command == "inject" else _serve(given, options)
+    run = {"inject": _inject, "policy": _policy, "serve": _serve}[given.command]
+    return run(given, options)
 
 
 if __name__ == "__main__":

@@ -90,19 +90,26 @@ def _probe(path: str, period: int, failures: int) -> Json:
     }
 
 
+def drain_timeout(grace: object) -> str:
+    """For the pod's terminationGracePeriodSeconds; "" where the sidecar's default fits it."""
+    if not isinstance(grace, int) or grace <= DRAIN_MARGIN_SECONDS or grace == DEFAULT_GRACE_SECONDS:
+        return ""
+    return str(min(grace - DRAIN_MARGIN_SECONDS, MAX_SECONDS))
+
+
 def environment(
-    annotations: Mapping[str, str], values: Mapping[str, Any], listen: str = "", grace: object = None
+    annotations: Mapping[str, str], values: Mapping[str, Any], listen: str = "", drain: str = ""
 ) -> list[Json]:
-    """EVENSTREAM_* for the sidecar; `grace`: the pod's terminationGracePeriodSeconds, `listen`: the listeners
-    of `capture: hosts`. The namespace comes from the downward API: a pod made by a controller has none yet
-    at admission, and a manifest given to `inject` may be applied to any."""
+    """EVENSTREAM_* for the sidecar; `listen`: the listeners of `capture: hosts`, `drain`: its drain timeout.
+    The namespace comes from the downward API: a pod made by a controller has none yet at admission, and a
+    manifest given to `inject` may be applied to any."""
     fixed = {"source": "kubernetes", "admin": ADMIN_ADDRESS, "state-dir": names.STATE_DIR}
     if values["capture-mode"] == "iptables":
         fixed["capture"] = str(names.CAPTURE_PORT)
     if listen:
         fixed["listen"] = listen
-    if isinstance(grace, int) and grace > DRAIN_MARGIN_SECONDS and grace != DEFAULT_GRACE_SECONDS:
-        fixed["drain-timeout"] = str(min(grace - DRAIN_MARGIN_SECONDS, MAX_SECONDS))
+    if drain:
+        fixed["drain-timeout"] = drain
     given = {s.name: annotations[s.annotation] for s in _PASSED_ON if s.annotation in annotations}
     written: list[Json] = [
         {"name": settings.BY_NAME[name].env, "value": text} for name, text in {**fixed, **given}.items()
@@ -134,7 +141,9 @@ def sidecar(
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         **start,
-        "env": environment(annotations, values, listen, spec.get("terminationGracePeriodSeconds")),
+        "env": environment(
+            annotations, values, listen, drain_timeout(spec.get("terminationGracePeriodSeconds"))
+        ),
         "ports": [{"name": ADMIN_PORT_NAME, "containerPort": names.ADMIN_PORT, "protocol": "TCP"}],
         "startupProbe": _probe("/livez", STARTUP_PERIOD_SECONDS, STARTUP_FAILURES),
         "readinessProbe": _probe("/readyz", READINESS_PERIOD_SECONDS, READINESS_FAILURES),

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, cast
 import jsonpatch
 
 from contract import names, settings
-from injector.admission import containers, hosts, refusals, shape
+from injector.admission import containers, hosts, messages, refusals, shape
 
 # An API server cuts warnings when all of a request's are over 4096 characters; a value stays readable in 100.
 MAX_SHOWN_VALUE: Final = 100
@@ -146,18 +146,11 @@ def _additions(
     places = hosts.places(values["services"], namespace) if capture == "hosts" else []
     ours = [containers.sidecar(annotations, values, spec, image, listen=hosts.listens(places), native=native)]
     rules = [containers.capture_init(values, spec, image)] if capture == "iptables" else []
-    status = {
-        "version": options.version,
-        "containers": [container["name"] for container in (*ours, *rules)],
-        "capture": capture,
-        "image": image,
-    }
     more: dict[str, str] = {}
     applications = shape.as_maps(spec.get("containers"))
     if not native and applications and DEFAULT_CONTAINER_ANNOTATION not in annotations:
         more[DEFAULT_CONTAINER_ANNOTATION] = str(applications[0].get("name", ""))
-        status["annotations"] = list(more)
-    more[names.STATUS_ANNOTATION] = json.dumps(status, separators=(",", ":"))
+    more[names.STATUS_ANNOTATION] = record(options.version, capture, image, list(more))
     return _Additions(
         first_init_containers=[*ours, *rules] if native else [],
         last_init_containers=[] if native else rules,
@@ -166,6 +159,15 @@ def _additions(
         host_aliases=hosts.aliases(places, namespace, options.cluster_domain),
         annotations=more,
     )
+
+
+def record(version: str, capture: str, image: str, annotations: Sequence[str] = ()) -> str:
+    """The status annotation: which version added what. `annotations`: those added beside this one."""
+    ours = [names.SIDECAR_CONTAINER, *([names.INIT_CONTAINER] if capture == "iptables" else [])]
+    status: Json = {"version": version, "containers": ours, "capture": capture, "image": image}
+    if annotations:
+        status["annotations"] = annotations
+    return json.dumps(status, separators=(",", ":"))
 
 
 def _in_front(spec: Mapping[str, Any], key: str, added: Sequence[Json]) -> list[Json]:
@@ -186,7 +188,7 @@ def _add(path: str, value: Any) -> Json:
 
 
 def _unchanged(reason: str) -> Decision:
-    return Decision((), (f"evenstream: pod left without the sidecar: {reason}",), reason)
+    return Decision((), (messages.LEFT_OUT.format(reason=reason),), reason)
 
 
 def _describe(error: settings.BadSettingError) -> str:

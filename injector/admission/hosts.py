@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from contract import names
 from contract.values import Address, Listen, ServiceRef
+from injector.admission import messages
 from injector.admission.shape import as_map, as_maps, containers
 
 # 127.64.0.1 is the first Service's, 127.64.0.2 the second's ...: away from 127.0.0.0/16, where programs put
@@ -71,23 +72,13 @@ def listens(found: Sequence[Place]) -> str:
 
 def refusal(spec: Json, services: Sequence[ServiceRef], pod_namespace: str, cluster_domain: str) -> str:
     """Why this pod's Services cannot be captured so, or ""."""
-    services_annotation = f"annotation {names.ANNOTATION_PREFIX}services"
     if not services:
-        return (
-            f"capture hosts needs {services_annotation}; "
-            "allowed: NAME:PORT or NAME.NAMESPACE:PORT of each Service that the pod calls"
-        )
+        return messages.NO_SERVICES
     for service in services:
         if service.port < FIRST_UNPRIVILEGED_PORT or service.port == names.ADMIN_PORT:
-            return (
-                f"{services_annotation}: {str(service)!r} is not allowed with capture hosts; "
-                f"allowed: ports from {FIRST_UNPRIVILEGED_PORT}, but for the sidecar's own {names.ADMIN_PORT}"
-            )
+            return messages.SERVICE_PORT.format(service=repr(str(service)), first=FIRST_UNPRIVILEGED_PORT)
         if not service.namespace and not pod_namespace:
-            return (
-                f"{services_annotation}: {str(service)!r} is not allowed where the pod's namespace is not "
-                "known; allowed: NAME.NAMESPACE:PORT, or metadata.namespace in the manifest, or --namespace"
-            )
+            return messages.NAMESPACE_NOT_KNOWN.format(service=repr(str(service)))
     found = places(services, pod_namespace)
     return (
         _port_taken(spec, found)
@@ -104,10 +95,10 @@ def _port_taken(spec: Json, found: Sequence[Place]) -> str:
             number = port.get("containerPort")
             if port.get("protocol", "TCP") == "TCP" and isinstance(number, int) and number in wanted:
                 place = wanted[number]
-                return (
-                    f"container {container.get('name')!r} listens on port {number}, which the sidecar needs "
-                    f"for {place.name}.{place.namespace} with capture hosts; give one of them another port, "
-                    "or use capture iptables"
+                return messages.LISTENS_ITSELF.format(
+                    container=repr(container.get("name")),
+                    port=number,
+                    place=f"{place.name}.{place.namespace}",
                 )
     return ""
 
@@ -118,7 +109,7 @@ def _name_taken(spec: Json, wanted: Sequence[Json]) -> str:
         listed = alias.get("hostnames")
         for name in listed if isinstance(listed, list) else ():
             if isinstance(name, str) and name in ours:
-                return f"the pod's hostAliases give {name!r} an address already; remove it there or here"
+                return messages.HOST_ALIAS.format(name=repr(name))
     return ""
 
 
@@ -127,8 +118,5 @@ def _file_taken(spec: Json) -> str:
     for container in containers(spec):
         for mount in as_maps(container.get("volumeMounts")):
             if as_map(mount).get("mountPath") == HOSTS_FILE:
-                return (
-                    f"container {container.get('name')!r} mounts its own {HOSTS_FILE}, which capture hosts "
-                    "cannot reach; use capture iptables or none"
-                )
+                return messages.HOSTS_FILE.format(container=repr(container.get("name")), file=HOSTS_FILE)
     return ""

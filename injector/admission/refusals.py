@@ -1,5 +1,5 @@
-"""Why a pod that asked for the sidecar is left as it is. Each reason is one sentence for the person who
-sees it as a warning of `kubectl apply`: what is in the way, and what to do."""
+"""Why a pod that asked for the sidecar is left as it is: one of `messages`, for the person who sees it as a
+warning of `kubectl apply`. The admission policy has the same conditions in CEL (injector/policy/reasons.py)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Final
 from contract import names
 from contract.settings import BY_NAME
 from contract.values import quantity_value
-from injector.admission import hosts
+from injector.admission import hosts, messages
 from injector.admission.shape import as_map, as_maps, containers, pod_budget
 
-_OUR_CONTAINERS: Final = (names.SIDECAR_CONTAINER, names.INIT_CONTAINER)
-_OUR_VOLUMES: Final = (names.TOKEN_VOLUME, names.STATE_VOLUME)
-_MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
-_OS_LABELS: Final = ("kubernetes.io/os", "beta.kubernetes.io/os")
+OUR_CONTAINERS: Final = (names.SIDECAR_CONTAINER, names.INIT_CONTAINER)
+OUR_VOLUMES: Final = (names.TOKEN_VOLUME, names.STATE_VOLUME)
+MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
+OS_LABELS: Final = ("kubernetes.io/os", "beta.kubernetes.io/os")
 # apimachinery's TotalAnnotationSizeLimitB: keys and values of one object together.
 MAX_ANNOTATION_BYTES: Final = 256 * 1024
 
@@ -38,25 +38,16 @@ def refusal(
     will be a native one. `restricted`: the namespace enforces Pod Security baseline or restricted.
     """
     capture = values["capture-mode"]
-    if _MIRROR_ANNOTATION in annotations:
-        return "it mirrors a static pod, which the kubelet runs as its file says and which can have no token"
+    if MIRROR_ANNOTATION in annotations:
+        return messages.MIRROR
     if spec.get("hostNetwork"):
-        return (
-            "hostNetwork: true shares the node's network, where redirect rules and the sidecar's ports "
-            "would hit every process of the node; remove hostNetwork or the annotation"
-        )
+        return messages.HOST_NETWORK
     if _is_windows(spec):
-        return "Windows pods have neither iptables nor this sidecar's image; remove the annotation"
+        return messages.WINDOWS
     if not native and spec.get("restartPolicy", "Always") != "Always":
-        return (
-            "this cluster has no native sidecars (Kubernetes before 1.29), and a plain one would keep the pod "
-            "from ever completing; remove the annotation or set restartPolicy: Always"
-        )
+        return messages.NEVER_COMPLETES
     if restricted and capture == "iptables":
-        return (
-            f"annotation {names.ANNOTATION_PREFIX}capture: 'iptables' is not allowed in a namespace that enforces "
-            "Pod Security baseline or restricted, for its init container needs NET_ADMIN; allowed: hosts, none"
-        )
+        return messages.RESTRICTED
     return (
         _limit_below_request(values)
         or _beside_a_budget(annotations, spec)
@@ -73,10 +64,7 @@ def too_many_annotations(annotations: Mapping[str, str], more: Mapping[str, str]
     size = sum(len(text.encode("utf-8", "replace")) for pair in after.items() for text in pair)
     if size <= MAX_ANNOTATION_BYTES:
         return ""
-    return (
-        f"with {', '.join(more)} its annotations would have {size} bytes; "
-        f"allowed: {MAX_ANNOTATION_BYTES} together"
-    )
+    return messages.ANNOTATION_BYTES.format(annotations=", ".join(more), size=size, most=MAX_ANNOTATION_BYTES)
 
 
 def _limit_below_request(values: Json) -> str:
@@ -84,10 +72,12 @@ def _limit_below_request(values: Json) -> str:
     for kind in ("cpu", "memory"):
         request, limit = values[f"sidecar-{kind}-request"], values[f"sidecar-{kind}-limit"]
         if limit and quantity_value(limit) < quantity_value(request):
-            annotation = BY_NAME[f"sidecar-{kind}-limit"].annotation
-            return (
-                f"annotation {annotation}: {limit!r} is not allowed; allowed: at least the {kind} request, "
-                f"{request} ({BY_NAME[f'sidecar-{kind}-request'].annotation})"
+            return messages.LIMIT_BELOW_REQUEST.format(
+                annotation=BY_NAME[f"sidecar-{kind}-limit"].annotation,
+                value=repr(limit),
+                kind=kind,
+                request=request,
+                other=BY_NAME[f"sidecar-{kind}-request"].annotation,
             )
     return ""
 
@@ -100,9 +90,8 @@ def _beside_a_budget(annotations: Json, spec: Json) -> str:
         for bound in ("request", "limit"):
             annotation = BY_NAME[f"sidecar-{kind}-{bound}"].annotation
             if kind in budget and annotation in annotations:
-                return (
-                    f"annotation {annotation}: {annotations[annotation]!r} is not allowed where spec.resources "
-                    f"has {kind} for the whole pod; allowed: none, the sidecar draws from the pod's"
+                return messages.BESIDE_A_BUDGET.format(
+                    annotation=annotation, value=repr(annotations[annotation]), kind=kind
                 )
     return ""
 
@@ -111,7 +100,7 @@ def _is_windows(spec: Json) -> bool:
     selector = as_map(spec.get("nodeSelector"))
     if as_map(spec.get("os")).get("name") == "windows":
         return True
-    return any(selector.get(label) == "windows" for label in _OS_LABELS) or _wants_windows(spec)
+    return any(selector.get(label) == "windows" for label in OS_LABELS) or _wants_windows(spec)
 
 
 def _wants_windows(spec: Json) -> bool:
@@ -122,7 +111,7 @@ def _wants_windows(spec: Json) -> bool:
 
     def is_windows(rule: Json) -> bool:
         return (
-            rule.get("key") in _OS_LABELS
+            rule.get("key") in OS_LABELS
             and rule.get("operator") == "In"
             and rule.get("values") == ["windows"]
         )
@@ -132,13 +121,13 @@ def _wants_windows(spec: Json) -> bool:
 
 def _name_taken(spec: Json) -> str:
     taken = [container.get("name") for container in containers(spec)]
-    for name in _OUR_CONTAINERS:
+    for name in OUR_CONTAINERS:
         if name in taken:
-            return f"the pod has a container {name!r} that is not Evenstream's; rename it"
+            return messages.CONTAINER_NAME.format(container=repr(name))
     volumes = [volume.get("name") for volume in as_maps(spec.get("volumes"))]
-    for name in _OUR_VOLUMES:
+    for name in OUR_VOLUMES:
         if name in volumes:
-            return f"the pod has a volume {name!r} that is not Evenstream's; rename it"
+            return messages.VOLUME_NAME.format(volume=repr(name))
     return ""
 
 
@@ -148,10 +137,7 @@ def _user_taken(spec: Json) -> str:
     for container in containers(spec):
         user = as_map(container.get("securityContext")).get("runAsUser", pod_user)
         if user == names.SIDECAR_UID:
-            return (
-                f"container {container.get('name')!r} runs as user {names.SIDECAR_UID}, which is the "
-                "sidecar's own; give it another runAsUser"
-            )
+            return messages.USER.format(container=repr(container.get("name")))
     return ""
 
 
@@ -161,8 +147,5 @@ def _port_taken(spec: Json, capture: str) -> str:
         for port in as_maps(container.get("ports")):
             number, protocol = port.get("containerPort"), port.get("protocol", "TCP")
             if number in ours and protocol == "TCP":
-                return (
-                    f"container {container.get('name')!r} has port {number}, which the sidecar needs "
-                    "(another mesh, perhaps); one of the two must go"
-                )
+                return messages.PORT.format(container=repr(container.get("name")), port=number)
     return ""

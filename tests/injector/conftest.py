@@ -9,10 +9,11 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_cluster import FakeCluster
-from real_apiserver import ROOT, Api, asking_pod
+from real_apiserver import POLICIED, ROOT, Api, asking_pod
 from serving import Injector, free_port
 
 HERE = Path(__file__).parent
+PATCH_WEBHOOKS = ("patch", "mutatingwebhookconfiguration", "evenstream-injector", "--type=json", "-p")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,8 +43,20 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     try:
         api.kubectl("apply", "-k", str(ROOT / "manifests"))
         # No controllers run: what they would make for a namespace.
-        for namespace in ("default", "kube-system"):
+        restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
+        for namespace, labels in zip(POLICIED, ({}, restricted), strict=True):
+            api.create(
+                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
+            )
+        for namespace in ("default", "kube-system", *POLICIED):
             api.kubectl("create", "serviceaccount", "default", "-n", namespace)
+        excluded = "/webhooks/{}/namespaceSelector/matchExpressions/0/values/-"
+        patch = [
+            {"op": "add", "path": excluded.format(number), "value": namespace}
+            for number in (0, 1)
+            for namespace in POLICIED
+        ]
+        api.kubectl(*PATCH_WEBHOOKS, json.dumps(patch))
         yield api
     finally:
         api.stop()
@@ -63,9 +76,7 @@ def injector(api: Api) -> Iterator[Injector]:
         }
         for number, path in enumerate(paths)
     ]
-    api.kubectl(
-        "patch", "mutatingwebhookconfiguration", "evenstream-injector", "--type=json", "-p", json.dumps(patch)
-    )
+    api.kubectl(*PATCH_WEBHOOKS, json.dumps(patch))
     kubeconfig = api.kubeconfig_of("evenstream-injector", "evenstream-system")
     with Injector(kubeconfig, port, "--dns-name", "localhost") as injector:
         injector.wait_for("ready: listening")

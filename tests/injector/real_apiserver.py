@@ -21,6 +21,9 @@ import yaml
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 CACHE = Path(os.environ.get("EVENSTREAM_CACHE") or Path.home() / ".cache" / "evenstream")
+# Namespaces that the webhook is not called for, so that the policies are alone there; the second enforces Pod
+# Security restricted.
+POLICIED = ("policied", "policied-restricted")
 START_SECONDS = 120
 COMMAND_SECONDS = 60
 

@@ -16,21 +16,25 @@ from injector import server
 ROOT = Path(__file__).parent.parent.parent
 
 
+BASES = (ROOT / "manifests" / "base", ROOT / "manifests" / "base" / "common")
+
+
 @pytest.fixture(scope="module")
 def objects() -> dict[tuple[str, str], dict[str, Any]]:
     """By kind and name, from the files that kustomization.yaml lists."""
-    folder = ROOT / "manifests" / "base"
     found = {}
-    for name in yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]:
-        for thing in yaml.safe_load_all((folder / name).read_text()):
-            found[thing["kind"], thing["metadata"]["name"]] = thing
+    for folder in BASES:
+        for name in yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]:
+            if (folder / name).is_file():
+                for thing in yaml.safe_load_all((folder / name).read_text()):
+                    found[thing["kind"], thing["metadata"]["name"]] = thing
     return found
 
 
-def test_every_file_is_listed():
-    folder = ROOT / "manifests" / "base"
+@pytest.mark.parametrize("folder", BASES, ids=lambda folder: folder.name)
+def test_every_file_is_listed(folder: Path):
     listed = yaml.safe_load((folder / "kustomization.yaml").read_text())
-    named = {*listed["resources"], *listed["configurations"], "kustomization.yaml"}
+    named = {*listed["resources"], *listed.get("configurations", ()), "kustomization.yaml"} - {"common"}
     assert {path.name for path in folder.glob("*.yaml")} == named
 
 
