@@ -12,7 +12,7 @@ PODS ?= 40
 export PODS
 
 .DEFAULT_GOAL := help
-.PHONY: help build lint test test-compiled test-interpreted demo demo-cluster e2e e2e-long interop sim fuzz bench protos docs format clean
+.PHONY: help build lint test test-compiled test-interpreted demo demo-cluster e2e e2e-long interop sim fuzz soak bench protos docs format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench: build ## CPU, latency and memory beside HAProxy and Envoy (BENCH=--quick 
 
 sim: build ## 10,000 seeds of a whole cluster in virtual time (SIM='--seed 17' replays one)
 	@$(PY) tests/sim/run.py $(SIM)
+
+soak: build ## Ten minutes of mixed load while servers come and go (SOAK="--seconds 60")
+	@$(PY) tests/soak/soak_run.py $(SOAK)
 
 docs: build ## The documentation as a site in build/site
 	@$(VENV)/bin/mkdocs build --strict --quiet --config-file docs/mkdocs/mkdocs.yml

@@ -27,40 +27,40 @@ class Pod(NamedTuple):
     terminating: bool = False
 
 
-def service_list(cluster_ip: str, pods: Sequence[Pod], revision: int) -> dict[str, Any]:
+def service_list(cluster_ip: str, pods: Sequence[Pod], revision: int, name: str = SERVICE) -> dict[str, Any]:
     """The List object. Pods share one target port (one EndpointSlice has one). Raises ValueError if not."""
     ports = {pod.port for pod in pods}
     if len(ports) > 1:
         raise ValueError(f"target ports: {sorted(ports)} are not allowed; allowed: one port for all pods")
-    items = [_service(cluster_ip, revision), _slice(pods, revision)]
+    items = [_service(cluster_ip, revision, name), _slice(pods, revision, name)]
     return {"apiVersion": "v1", "items": items, "kind": "List", "metadata": {"resourceVersion": ""}}
 
 
-def _service(cluster_ip: str, revision: int) -> dict[str, Any]:
+def _service(cluster_ip: str, revision: int, name: str) -> dict[str, Any]:
     port = {"name": PORT_NAME, "port": SERVICE_PORT, "protocol": "TCP", "targetPort": PORT_NAME}
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": SERVICE, "namespace": NAMESPACE, "resourceVersion": str(revision)},
+        "metadata": {"name": name, "namespace": NAMESPACE, "resourceVersion": str(revision)},
         "spec": {
             "clusterIP": cluster_ip,
             "clusterIPs": [cluster_ip],
             "ports": [port],
-            "selector": {"app": SERVICE},
+            "selector": {"app": name},
             "type": "ClusterIP",
         },
     }
 
 
-def _slice(pods: Sequence[Pod], revision: int) -> dict[str, Any]:
+def _slice(pods: Sequence[Pod], revision: int, name: str) -> dict[str, Any]:
     return {
         "addressType": "IPv4",
         "apiVersion": "discovery.k8s.io/v1",
         "endpoints": [_endpoint(pod) for pod in pods],
         "kind": "EndpointSlice",
         "metadata": {
-            "labels": {"kubernetes.io/service-name": SERVICE},
-            "name": f"{SERVICE}-demo1",
+            "labels": {"kubernetes.io/service-name": name},
+            "name": f"{name}-demo1",
             "namespace": NAMESPACE,
             "resourceVersion": str(revision),
         },

@@ -110,6 +110,12 @@ class Program:
     def terminate(self) -> None:
         self._signal(signal.SIGTERM)
 
+    async def kill(self) -> None:
+        """SIGKILL, and return when it is gone."""
+        assert self._process is not None
+        self._signal(signal.SIGKILL)
+        await self._process.wait()
+
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self.running:
             with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,5 @@
-"""The gRPC interop service on C-core's Python: `server.py --port=N`, on loopback.
+"""The gRPC interop service on C-core's Python: `server.py --port=N`, on loopback. With --grace it ends on SIGTERM as
+a server in a pod does: no new calls, those under way in their time.
 
 Run with the folder of the generated `interop_pb2` modules on PYTHONPATH.
 """
@@ -6,6 +7,8 @@ Run with the folder of the generated `interop_pb2` modules on PYTHONPATH.
 from __future__ import annotations
 
 import argparse
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -101,14 +104,22 @@ class Interop(pb_grpc.TestServiceServicer):
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    port = parser.parse_args().port
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--grace", type=float, help="seconds for calls under way; without it they are cut")
+    arguments = parser.parse_args()
     # Without SO_REUSEPORT a port that another program has taken is an error and not shared.
     options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE)]
     server = grpc.server(futures.ThreadPoolExecutor(THREADS), options=options)
     pb_grpc.add_TestServiceServicer_to_server(Interop(), server)
-    server.add_insecure_port(f"127.0.0.1:{port}")
+    stopping = threading.Event()
+    if arguments.grace is not None:
+        signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    address = f"{arguments.host}:{arguments.port}"
+    server.add_insecure_port(address)
     server.start()
-    server.wait_for_termination()
+    print(f"interop listens on {address}", flush=True)
+    stopping.wait()
+    server.stop(arguments.grace).wait()
 
 
 if __name__ == "__main__":
