@@ -49,7 +49,7 @@ demo-cluster: build ## The same on a real Kubernetes (CONTEXT=name uses yours)
 e2e: build ## End-to-end tests on a real Kubernetes (CONTEXT=name uses yours)
 	@$(PYTEST) -q -m e2e tests/e2e $(ARGS)
 
-e2e-long: build ## The same with a minute without the API server, and with make demo-cluster (2 minutes more)
+e2e-long: build ## The same with other languages' clients, make demo-cluster and a longer outage (E2E_OUTAGE=600: seconds)
 	@E2E_LONG=1 $(PYTEST) -q -m e2e tests/e2e $(ARGS)
 
 interop: build ## The official gRPC interop cases and h2spec, with real stacks

@@ -34,6 +34,12 @@ def client_pod(name: str, annotations: Mapping[str, str], command: Sequence[str]
     }
 
 
+def sidecar_image(pod: Json) -> str:
+    """Of the sidecar that a pod was given; empty if it was given none."""
+    given = {each["name"]: each["image"] for each in pod["spec"].get("initContainers", ())}
+    return str(given.get("evenstream", ""))
+
+
 def service(name: str, ports: Mapping[str, int], selector: str = "", **port: str) -> Json:
     """A ClusterIP Service; without a `selector` nobody writes its EndpointSlices but the test.
     `port`: more fields of each port."""

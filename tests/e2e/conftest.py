@@ -2,7 +2,7 @@
 
 CONTEXT=name uses that context of your kubeconfig; otherwise hack/cluster's local cluster is used and left
 running. E2E_IMAGES=present skips building and loading the images. E2E_KEEP=1 installs over what
-is there and leaves everything in place.
+is there and leaves everything in place. E2E_OUTAGE=seconds is how long the API server is away.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEEP = bool(os.environ.get("E2E_KEEP"))
 READY_SECONDS = 90.0  # a pod with the sidecar, from nothing, on a busy node
 # Tests wait for conditions, each with a deadline of its own; this is for what nobody thought of. Setting up
 # may compile Kubernetes, so it is not part of it.
-TEST_SECONDS = 420
+TEST_SECONDS = 420 + float(os.environ.get("E2E_OUTAGE") or 0)
 
 _current: list[Cluster] = []  # for the hook below, which has no fixtures
 

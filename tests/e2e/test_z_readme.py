@@ -1,6 +1,7 @@
 """README.md and docs/ as a reader follows them: the commands as they stand there, in order, on a cluster.
 
-Last of all end-to-end tests, because the README installs Evenstream and takes it out again.
+Last of all end-to-end tests, because the README installs Evenstream and takes it out again. Before that it is taken out
+under load.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from typing import Any
 
 import pytest
 from clusterkit import mesh
+from clusterkit.backends import Backends
 from clusterkit.kube import ROOT, Cluster, Namespace, wait_for, without_proxy
+from clusterkit.load import Load
+from clusterkit.things import annotated, client_pod, sidecar_image
 from figures import Figures
 
 sys.path.insert(0, str(ROOT / "tests" / "readme"))
@@ -118,6 +122,36 @@ def test_a_page_of_docs_works_from_top_to_bottom(installed: Cluster, reader: Rea
     for block in COMMANDS:
         if block.page == page:
             reader.follow(block)
+
+
+def test_uninstalled_it_leaves_nothing_but_the_pods_that_have_it(
+    installed: Cluster, namespace: Namespace, backends: Backends, client: str, figures: Figures
+) -> None:
+    """These go on: calls succeed, and servers that leave are left alone."""
+    if installed.api.find(mesh.WEBHOOK) is None:  # a page ends with its removal
+        mesh.install(installed)
+    pods = backends.settled(3)
+    with Load(namespace, client, "mix", "--rate", "100", "--count", "12") as load:
+        load.until("12 streams, 4 each", lambda now: set(now.open.values()) == {4}, 30.0)
+        mesh.uninstall(installed)
+        left = mesh.left_behind(installed)
+        counted = load.counted(300, 30.0)
+        made = installed.api.create(namespace.path("pods"), client_pod("too-late", annotated()))
+        namespace.delete("pods", "too-late", grace=0)
+        backends.scale(2)
+        after = backends.until_settled(2)
+        load.until(
+            "12 streams on the two that stay",
+            lambda now: set(now.open) == set(after) and sum(now.open.values()) == 12,
+            60.0,
+        )
+        report = load.finish()
+    figures.note("uninstall", "things of ours left in the cluster", len(left), "0")
+    figures.note("uninstall", "failed calls and streams of a pod that has the sidecar", report.failed, "0")
+    assert left == []
+    assert set(counted) == set(pods)
+    assert report.failed == 0, report.errors
+    assert sidecar_image(made) == ""
 
 
 @pytest.mark.timeout(TEST_SECONDS, func_only=True)

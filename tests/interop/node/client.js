@@ -197,8 +197,8 @@ async function serverCompressedUnary(client) {
   }
 }
 
-async function soak(run) {
-  for (let index = 0; index < SOAK_ITERATIONS; index += 1) {
+async function soak(run, iterations) {
+  for (let index = 0; index < iterations; index += 1) {
     await run();
   }
 }
@@ -226,8 +226,9 @@ const CASES = {
   server_compressed_unary: serverCompressedUnary,
   server_compressed_streaming: (client) =>
     serverStreaming(client, [31415, 92653], (index) => ({ compressed: { value: index === 0 } })),
-  rpc_soak: (client) => soak(() => largeUnary(client)),
-  channel_soak: (client, open) => soak(() => largeUnary(open({ 'grpc.use_local_subchannel_pool': 1 }))),
+  rpc_soak: (client, open, iterations) => soak(() => largeUnary(client), iterations),
+  channel_soak: (client, open, iterations) =>
+    soak(() => largeUnary(open({ 'grpc.use_local_subchannel_pool': 1 })), iterations),
   // Not an official case: many ping_pongs at once on one channel.
   concurrent_ping_pong: (client) => Promise.all(Array.from({ length: SOAK_ITERATIONS }, () => pingPong(client))),
 };
@@ -238,6 +239,7 @@ async function main() {
       server_host: { type: 'string', default: '127.0.0.1' },
       server_port: { type: 'string' },
       test_case: { type: 'string' },
+      soak_iterations: { type: 'string', default: `${SOAK_ITERATIONS}` },
     },
   });
   const run = CASES[values.test_case];
@@ -252,7 +254,7 @@ async function main() {
     return client;
   };
   try {
-    await run(open(), open);
+    await run(open(), open, Number(values.soak_iterations));
   } catch (error) {
     console.error(`${values.test_case} failed:`, error);
     process.exitCode = 1;

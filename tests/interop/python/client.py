@@ -265,8 +265,8 @@ def server_compressed_streaming(stub: Stub) -> None:
     want_sizes(stub.StreamingOutputCall(request, timeout=CASE_TIMEOUT), sizes)
 
 
-def rpc_soak(stub: Stub) -> None:
-    for _ in range(SOAK_ITERATIONS):
+def rpc_soak(stub: Stub, iterations: int = SOAK_ITERATIONS) -> None:
+    for _ in range(iterations):
         large_unary(stub)
 
 
@@ -313,16 +313,18 @@ CASES: dict[str, Callable[[Stub], None]] = {
 }
 
 
-def run_case(name: str, address: str) -> None:
+def run_case(name: str, address: str, soak_iterations: int) -> None:
     """Runs one case. Raises CaseFailedError, grpc.RpcError or StopIteration (a stream that ended early)."""
     if name == "channel_soak":
-        for _ in range(SOAK_ITERATIONS):
+        for _ in range(soak_iterations):
             with grpc.insecure_channel(address) as channel:
                 large_unary(pb_grpc.TestServiceStub(channel))
         return
     with grpc.insecure_channel(address) as channel:
         if name == "unimplemented_service":
             want_unimplemented(pb_grpc.UnimplementedServiceStub(channel).UnimplementedCall)
+        elif name == "rpc_soak":
+            rpc_soak(pb_grpc.TestServiceStub(channel), soak_iterations)
         else:
             CASES[name](pb_grpc.TestServiceStub(channel))
 
@@ -334,10 +336,12 @@ def main() -> int:
     parser.add_argument(
         "--test_case", required=True, choices=[*CASES, "channel_soak", "unimplemented_service"]
     )
+    parser.add_argument("--soak_iterations", type=int, default=SOAK_ITERATIONS)
     arguments = parser.parse_args()
+    address = f"{arguments.server_host}:{arguments.server_port}"
     started = time.monotonic()
     try:
-        run_case(arguments.test_case, f"{arguments.server_host}:{arguments.server_port}")
+        run_case(arguments.test_case, address, arguments.soak_iterations)
     except (CaseFailedError, grpc.RpcError, StopIteration) as error:
         took = time.monotonic() - started
         print(

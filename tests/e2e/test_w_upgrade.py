@@ -1,0 +1,141 @@
+"""Evenstream is replaced by another version while pods are made and pods with it run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from clusterkit import mesh, node
+from clusterkit.backends import Backends
+from clusterkit.kube import Cluster, KubeError, Namespace, wait_for
+from clusterkit.things import annotated, client_pod, sidecar_image
+from figures import Figures
+from localcluster import images
+
+pytestmark = pytest.mark.e2e
+
+NEXT = "next"  # the tag of the version to come
+PROGRAMS = ("evenstream-injector", "evenstream-sidecar")
+CREATED_A_SECOND = 10
+# What follows the rollout, so that the last of the old injectors' connections are gone too.
+AFTERWARDS_SECONDS = 3.0
+ROLLOUT_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def next_version(installed: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kustomization of manifests/ with other tags, as docs/how-to/install.md has it. The images are the same ones:
+    what is tried is the replacement."""
+    if not installed.local:
+        pytest.skip("needs the local cluster, whose images can be named again")
+    for program in PROGRAMS:
+        old, new = (f"docker.io/library/{program}:{tag}" for tag in ("dev", NEXT))
+        node.run(*images.ctr("images", "tag", "--force", old, new))
+    folder = tmp_path_factory.mktemp("next")
+    manifests = os.path.relpath(mesh.MANIFESTS, folder)
+    tags = [{"name": program, "newTag": NEXT} for program in PROGRAMS]
+    (folder / "kustomization.yaml").write_text(json.dumps({"resources": [manifests], "images": tags}))
+    return folder
+
+
+class Maker:
+    """Makes annotated pods at a rate, in a thread of its own. None of them is ever run."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self.sidecars: list[str] = []  # the image that each pod was given; "" if none
+        self.errors: list[str] = []
+        self._namespace = namespace
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            due += 1 / CREATED_A_SECOND
+            name = f"made-{len(self.sidecars) + len(self.errors)}"
+            # No node has this label, so the pod waits for ever.
+            pod = client_pod(name, annotated(), nodeSelector={"evenstream.dev/e2e": "nowhere"})
+            try:
+                made = self._namespace.api.create(self._namespace.path("pods"), pod)
+            except KubeError as error:
+                self.errors.append(str(error))
+                continue
+            self.sidecars.append(sidecar_image(made))
+            self._namespace.delete("pods", name, grace=0)
+
+    def __enter__(self) -> Maker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def test_an_upgrade_while_pods_are_made(
+    cluster: Cluster, namespace: Namespace, next_version: Path, figures: Figures
+) -> None:
+    """Each pod gets a sidecar, of the old version or the new one, and in the end of the new one."""
+    system = cluster.namespace(mesh.SYSTEM)
+    with Maker(namespace) as maker:
+        wait_for("pods are made", lambda: len(maker.sidecars) > CREATED_A_SECOND, 30.0)
+        cluster.kubectl("apply", "-k", str(next_version))
+        system.kubectl(
+            *("rollout", "status", "deployment/evenstream-injector", f"--timeout={ROLLOUT_SECONDS}s"),
+            seconds=ROLLOUT_SECONDS + 10,
+        )
+        settled = time.monotonic() + AFTERWARDS_SECONDS
+        wait_for("the old injectors are gone", lambda: injector_images(system) == {NEXT}, 60.0)
+        wait_for("some more pods are made", lambda: time.monotonic() > settled, AFTERWARDS_SECONDS + 5.0)
+        last = len(maker.sidecars)
+        wait_for("the last pods are made", lambda: len(maker.sidecars) > last + 5, 30.0)
+    bare = sum(not image for image in maker.sidecars)
+    figures.note("upgrade", f"pods made at {CREATED_A_SECOND} a second", len(maker.sidecars))
+    figures.note("upgrade", "failed creations", len(maker.errors), "0")
+    figures.note("upgrade", "pods without the sidecar", bare, "0")
+    assert maker.errors == []
+    assert bare == 0
+    assert set(maker.sidecars) == {"evenstream-sidecar:dev", f"evenstream-sidecar:{NEXT}"}
+    assert set(maker.sidecars[last:]) == {f"evenstream-sidecar:{NEXT}"}
+
+
+def injector_images(system: Namespace) -> set[str]:
+    """The tags of all that run, those on their way out too."""
+    query = "labelSelector=app.kubernetes.io/name%3Devenstream-injector"
+    pods = system.api.items(system.path("pods", query=query))
+    return {pod["spec"]["containers"][0]["image"].rpartition(":")[2] for pod in pods}
+
+
+def test_pods_that_are_rolled_to_the_new_sidecar_lose_no_call(
+    namespace: Namespace, backends: Backends, next_version: Path, figures: Figures
+) -> None:
+    """The annotated client as examples/greeter has it, which makes calls until it is told to end."""
+    backends.settled(3)
+    (old,) = namespace.pods("greeter-client")
+    log = namespace.cluster.kubectl.start(
+        *("--namespace", namespace.name, "logs", "--follow", old["metadata"]["name"], "--container=client"),
+        stdout=subprocess.PIPE,
+    )
+    namespace.kubectl("rollout", "restart", "deployment/greeter-client")
+    namespace.kubectl("rollout", "status", "deployment/greeter-client", "--timeout=90s", seconds=100)
+    told, _ = log.communicate(timeout=60)
+    # Its last words: a line for each server and one for all.
+    (total,) = re.findall(r"^total +(\d+) calls .* (\d+) failed", told, re.MULTILINE)
+    (new,) = (pod for pod in namespace.pods("greeter-client"))
+    figures.note("upgrade", "failed of a rolled client's calls", f"{total[1]} of {total[0]}", "0")
+    assert sidecar_image(new) == f"evenstream-sidecar:{NEXT}"
+    assert int(total[0]) > 0
+    assert int(total[1]) == 0, told
+    wait_for(
+        "the new one makes calls",
+        lambda: re.findall(
+            r"^calls: greeter.*failed: 0$", namespace.logs(new["metadata"]["name"], "client"), re.MULTILINE
+        ),
+        30.0,
+    )
