@@ -64,6 +64,7 @@ class Result:
 
     def table(self) -> list[str]:
         reasons = self.reasons()
+        but = " but those of the kills" if self.explained else ""
         return [
             f"{'case':<36} {'calls':>7} {'failed':>6} {'median':>9} {'slowest':>9}",
             *self._case_lines(),
@@ -73,7 +74,7 @@ class Result:
             *self._process_lines(),
             "",
             *(f"NOT GOOD: {reason}" for reason in reasons),
-            *([] if reasons else ["GOOD: no call failed, nothing was left open, and memory stayed."]),
+            *([] if reasons else [f"GOOD: no call failed{but}, nothing was left open, and memory stayed."]),
         ]
 
     def _case_lines(self) -> list[str]:
