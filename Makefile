@@ -56,6 +56,7 @@ interop: build ## The official gRPC interop cases and h2spec, with real stacks
 	@$(PYTEST) -q -n $(WORKERS) --dist loadgroup -m interop tests/interop $(ARGS)
 
 fuzz: build ## A million inputs and more against frames, header blocks and the engine (FUZZ="engine --runs 50000")
+	@$(PY) -c 'import atheris' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check 'atheris>=3.0'
 	@$(PY) tests/fuzz/fuzzrun.py $(FUZZ)
 
 bench: build ## CPU, latency and memory beside HAProxy and Envoy (BENCH=--quick for a short run)

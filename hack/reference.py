@@ -51,6 +51,7 @@ LABELS = {
     "kind": "of a connection: `grpc`, `passthrough`, `undecided`; of the source: `kubernetes`, `file`",
     "reason": "why a connection was passed through: `tls`, `http1`, `not_http2`, `not_a_service`, ...",
     "code": "name of the HTTP/2 error code",
+    "during": "what was being done: `receive`, `write`, `timer`, `accept`, `dial`, `socket`, ...",
     "memo": "`block` or `field`",
     "result": "of a look-up: `hit`, `miss`; of a refresh: `ok`, `failed`",
     "event": "what happened at the source: `reconnects`, `relists`, `malformed`, ...",
@@ -160,6 +161,7 @@ def status_in_which_everything_has_happened() -> Status:
         counted["grpc_status"] = {0: 1, NO_STATUS: 1}
     status["connections"]["passthrough_reasons"] = {"tls": 1}
     status["engine"]["protocol_errors"] = {"PROTOCOL_ERROR": 1}
+    status["engine"]["internal_errors"] = {"receive": 1}
     return status
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import socket
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
 
 from contract.values import Listen, ServiceRef
 from sidecar.admin.server import AdminServer
@@ -31,6 +31,8 @@ CAPTURE_HOSTS: Final = ("127.0.0.1", "::1")
 # How often, at most, a Service whose calls find no endpoint is told to its source, which may know another way.
 # No turn is made for it: calls that wait have timers, which make turns enough.
 CHECK_INTERVAL: Final = 0.5
+# What a part of the sidecar that has failed by a bug of ours is left alone for.
+PART_REST: Final = 1.0
 # Once the last stream is over: what a client is given to read its answer and close.
 LINGER: Final = 0.1
 
@@ -57,6 +59,9 @@ class Sidecar:
             namespace=self._namespace,
             state_dir=settings["state-dir"],
         )
+        self.engine.errors.report = log.error
+        # What failed by a bug of ours, and must not be tried in a loop.
+        self._rests_until: dict[Callable[[float], None], float] = {}
         self._drain_timeout: float = settings["drain-timeout"]
         self._check_at = now + CHECK_INTERVAL
         self._watched: set[ServicePort] = set()
@@ -75,6 +80,9 @@ class Sidecar:
         self._admin = AdminServer(self._view, on_drain=self.drain, log=log.error)
         admin = settings["admin"]
         self._admin_listener = Listener(self.loop, sockets.listen(admin.host, admin.port), self._accept_admin)
+        self._parts: list[_Part] = [self._streams, self._source, self._admin]
+        if self.capture is not None:
+            self._parts.append(self.capture)
         self._signals = Signals(self.loop, self._signalled)
 
     def _listen(self, wanted: Listen) -> None:
@@ -109,27 +117,30 @@ class Sidecar:
 
     def turn(self, now: float) -> float:
         """All that is not the data plane; when to be called again, unless something happens."""
-        if self._streams.deadline() <= now:
-            self._streams.tick(now)
-        if self._source.deadline() <= now:
-            self._source.tick(now)
-        if self._admin.deadline() <= now:
-            self._admin.tick(now)
-        capture = self.capture
-        if capture is not None and capture.deadline() <= now:
-            capture.tick(now)
+        for part in self._parts:
+            if part.deadline() <= now:
+                self._guarded(part.tick, now)
         if now >= self._check_at:
-            self._tell_of_stuck(now)
-        self._watch_new(now)
-        self._take_events(now)
-        deadline = min(
-            self._streams.deadline(), self._source.deadline(), self._admin.deadline(), self._check_at
-        )
-        if capture is not None:
-            deadline = min(deadline, capture.deadline())
+            self._check_at = now + CHECK_INTERVAL
+            self._guarded(self._tell_of_stuck, now)
+        self._guarded(self._watch_new, now)
+        self._guarded(self._take_events, now)
+        deadline = self._check_at
+        for part in self._parts:
+            deadline = min(deadline, max(part.deadline(), self._rests_until.get(part.tick, now)))
         if self.engine.draining:
             deadline = min(deadline, self._drain_turn(now))
         return deadline
+
+    def _guarded(self, do: Callable[[float], None], now: float) -> None:
+        """A bug in one part must not keep the others from their turn, nor be met again at once."""
+        if self._rests_until.get(do, now) > now:
+            return
+        try:
+            do(now)
+        except Exception as error:
+            self.engine.errors.note(do.__qualname__, error, now)
+            self._rests_until[do] = now + PART_REST
 
     def _watch_new(self, now: float) -> None:
         services = self.engine.services
@@ -140,13 +151,16 @@ class Sidecar:
             self._source.watch(key, now)
 
     def _tell_of_stuck(self, now: float) -> None:
-        self._check_at = now + CHECK_INTERVAL
         for service in self.engine.services.values():
             if service.stuck():
                 self._source.failing(service.key, now)
 
     def _take_events(self, now: float) -> None:
         for event in self._source.events():
+            self._take_event(event, now)
+
+    def _take_event(self, event: Snapshot | Resolution, now: float) -> None:
+        try:
             if isinstance(event, Snapshot):
                 log.info(
                     "%s: %d endpoints from %s%s",
@@ -158,6 +172,8 @@ class Sidecar:
                 self.engine.update(event, now)
             else:
                 self._resolved(event, now)
+        except Exception as error:
+            self.engine.errors.note("event", error, now)
 
     # --- capture ---------------------------------------------------------------------------------
 
@@ -214,6 +230,14 @@ class Sidecar:
             log.info("drained: %d streams left", self.engine.open_streams())
             self.loop.stop()
         return self._drain_until if busy else self._idle_since + LINGER
+
+
+class _Part(Protocol):
+    """What wants a turn at its own time."""
+
+    def deadline(self) -> float: ...
+
+    def tick(self, now: float) -> None: ...
 
 
 class _AdminHandler:

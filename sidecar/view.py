@@ -140,6 +140,8 @@ class View:
                 },
             },
             held_bytes=engine.held(),
+            internal_errors=dict(engine.errors.counts),
+            last_internal_error=engine.errors.last,
             counters={
                 "retried_streams": int(totals.retried),
                 "upstreams_dialled": int(totals.upstreams_dialled),

@@ -297,6 +297,12 @@ def _downstream(out: Exposition, status: Status) -> None:
         "Faults of peers by HTTP/2 error code.",
         _labelled("code", engine["protocol_errors"]),
     )
+    out.family(
+        "evenstream_internal_errors_total",
+        "counter",
+        "Bugs of the sidecar that showed as an exception, by what was being done.",
+        _labelled("during", engine["internal_errors"]),
+    )
     memos = engine["memos"].items()
     out.family(
         "evenstream_header_memo_lookups_total",

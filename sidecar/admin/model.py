@@ -134,6 +134,8 @@ class Engine(TypedDict):
     protocol_errors: dict[str, int]  # peers' faults by HTTP/2 error code name: "PROTOCOL_ERROR", ...
     memos: dict[str, Memo]  # "block", "shape", "field"
     held_bytes: int  # taken from one side and not yet written to the other
+    internal_errors: dict[str, int]  # exceptions, all of them bugs of the sidecar, by what was being done
+    last_internal_error: str  # one line, empty if there was none; the log has tracebacks
     counters: NotRequired[dict[str, int]]  # anything else that only grows: evenstream_engine_<name>_total
     gauges: NotRequired[dict[str, float]]  # anything else: evenstream_engine_<name>
 

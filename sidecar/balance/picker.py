@@ -133,6 +133,24 @@ class MethodCount:
                 self.slots.pop(member, None)
         self._requeue(slot)
 
+    def clear(self) -> None:
+        """Nothing is open and nobody in rotation."""
+        for slot in self.slots.values():
+            slot.unlink()
+            slot.open = 0
+        self.slots.clear()
+        self.open = 0
+        self._queues = []
+        self._lowest = 0
+        self._linked = 0
+
+    def recounted(self, slot: Slot, member: Member) -> None:
+        """One more is open on the slot; before anybody is in rotation."""
+        self.slots[member] = slot
+        slot.open += 1
+        self.open += 1
+        member.open_streams += 1
+
     def _requeue(self, slot: Slot) -> None:
         if slot.linked:
             slot.unlink()
@@ -203,6 +221,28 @@ class LeastOpenStreams:
         method = slot.method
         if method is not None:
             method.closed(slot)
+
+    def recount(self, open_slots: Iterable[Slot]) -> None:
+        """Count anew: these slots are held, each by one stream (so one may come several times), and no others."""
+        held = list(open_slots)
+        for slot in held:
+            slot.unlink()
+            slot.open = 0
+            if slot.method is not None:
+                slot.method.open = 0
+            if slot.member is not None:
+                slot.member.open_streams = 0
+        for member in self._members:
+            member.open_streams = 0
+        for method in self._methods.values():
+            method.clear()
+        for slot in held:
+            if slot.method is not None and slot.member is not None:
+                slot.method.recounted(slot, slot.member)
+        for method in self._methods.values():
+            for member in self._members:
+                if member.in_rotation:
+                    method.add(member)
 
     def _new_method(self, name: bytes) -> MethodCount:
         most = min(MAX_METHODS, MAX_SLOTS // max(1, len(self._members)))

@@ -128,7 +128,10 @@ class Capture:
             self._known[destination] = _Known(service, now + ttl, declared or seen)
         for captured in self._waiting.pop(destination, []):
             if not captured.closed:
-                captured.resolved(service, now)
+                try:
+                    captured.resolved(service, now)
+                except Exception as error:
+                    self._failed(captured, error, now)
 
     def learned(self, destination: Destination) -> None:
         """A client of this destination opened with the HTTP/2 preface."""
@@ -167,7 +170,15 @@ class Capture:
     def tick(self, now: float) -> None:
         for captured in [c for c in self._timed if c.give_up_at <= now]:
             del self._timed[captured]
-            captured.give_up(now)
+            try:
+                captured.give_up(now)
+            except Exception as error:
+                self._failed(captured, error, now)
+
+    def _failed(self, captured: Captured, error: Exception, now: float) -> None:
+        """A bug of ours: one connection of several ends."""
+        self.plane.engine.errors.note("capture", error, now)
+        captured.failed(error, now)
 
     def abort_all(self) -> None:
         for captured in list(self.open):
@@ -312,6 +323,9 @@ class Captured(Channel):
             self._original.end_output()
 
     def lost(self, why: str, now: float) -> None:
+        self.end()
+
+    def failed(self, error: Exception, now: float) -> None:
         self.end()
 
     def end(self) -> None:

@@ -152,6 +152,9 @@ class Channel(Watcher):
     def expire(self) -> None:
         self.abort()
 
+    def failed(self, error: Exception, now: float) -> None:
+        self.drop("internal error", now)
+
     def ready(self, events: i64, now: float) -> None:
         if self._connecting:
             self._finish_dial(now)

@@ -70,6 +70,9 @@ class PeerChannel(Channel):
     def drained(self, now: float) -> None:
         self._plane.engine.socket_state(self.peer, 0, now)
 
+    def failed(self, error: Exception, now: float) -> None:
+        self._plane.recover(self, error, now)
+
     def flush(self, now: float) -> None:
         """Write what the turn left in the connection's output."""
         peer = self.peer
@@ -88,6 +91,9 @@ class PeerChannel(Channel):
             if unsent or before or peer.has_waiting():
                 self._plane.engine.socket_state(peer, unsent, now)
         if peer.finished:
+            pieces = peer.take_output()  # what `socket_state` had to say
+            if pieces and not peer.gone:
+                self.write_pieces(pieces)
             self._plane.close(self, now)
 
     def look(self, now: float) -> None:
@@ -116,6 +122,7 @@ class DataPlane(Plane):
     def __init__(self, loop: Loop, engine: Engine, files: int = sockets.FILES_WANTED) -> None:
         """`files`: how many the process may have open."""
         self.loop: Final = loop
+        loop.errors = engine.errors
         self.client_files: Final = int(files * CLIENTS_SHARE_OF_FILES)
         self.most_connections: Final = min(MAX_CONNECTIONS, self.client_files)
         self.engine: Final = engine
@@ -142,7 +149,11 @@ class DataPlane(Plane):
             return
         sockets.tune(sock)
         peer = self.engine.accept(service, now)
-        self._channels[peer] = PeerChannel(self, sock, peer, False)
+        try:
+            self._channels[peer] = PeerChannel(self, sock, peer, False)
+        except Exception:
+            self.engine.lost(peer, "internal error", now)
+            raise
         if first_bytes:
             self.engine.received(peer, first_bytes, now)
 
@@ -168,8 +179,22 @@ class DataPlane(Plane):
         for peer in touched:
             channel = self._channels.get(peer)
             if channel is not None:
-                channel.flush(now)
+                try:
+                    channel.flush(now)
+                except Exception as error:
+                    self.engine.errors.note("write", error, now)
+                    self.recover(channel, error, now)
         return len(touched) > 0
+
+    def recover(self, channel: PeerChannel, error: Exception, now: float) -> None:
+        """A bug of ours, noted already, while the connection was handled: it ends, at once if it was about to."""
+        peer = channel.peer
+        again = peer.finished
+        self.engine.recover(error, peer, now)
+        if again:
+            self.forget(peer)
+            channel.abort()
+            self.engine.lost(peer, "internal error", now)
 
     def look_later(self, now: float) -> None:
         if self._look_at == float("inf"):
@@ -181,7 +206,11 @@ class DataPlane(Plane):
         for channel in list(self._channels.values()):
             if channel.asked_at >= 0.0:
                 if now - channel.asked_at >= LOOK_INTERVAL:
-                    channel.look(now)
+                    try:
+                        channel.look(now)
+                    except Exception as error:
+                        self.engine.errors.note("look", error, now)
+                        self.recover(channel, error, now)
                 self.look_later(now)
 
     def _dial(self, upstream: Upstream, now: float) -> None:
@@ -190,10 +219,12 @@ class DataPlane(Plane):
         endpoint = upstream.backend.endpoint
         try:
             sock = sockets.dial(endpoint.host, endpoint.port)
+            self._channels[upstream] = PeerChannel(self, sock, upstream, True)
         except OSError as error:
             self.engine.lost(upstream, sockets.describe(error), now)
-            return
-        self._channels[upstream] = PeerChannel(self, sock, upstream, True)
+        except Exception as error:
+            self.engine.errors.note("dial", error, now)
+            self.engine.lost(upstream, "cannot be dialled: an internal error of the sidecar", now)
 
     def forget(self, peer: Peer) -> None:
         self._channels.pop(peer, None)
@@ -244,7 +275,16 @@ class Listener(Watcher):
                 self._loop.rest(self)
                 return
             sock.setblocking(False)
-            self._accept(sock, now)
+            try:
+                self._accept(sock, now)
+            except Exception as fault:
+                self._loop.errors.note("accept", fault, now)
+                sock.close()
+
+    def failed(self, error: Exception, now: float) -> None:
+        # The same would come in every turn.
+        self._loop.change(self._sock, 0)
+        self._loop.rest(self)
 
     def expire(self) -> None:
         self._loop.change(self._sock, int(READ))

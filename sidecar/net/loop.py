@@ -14,6 +14,8 @@ from typing import Final
 
 from mypy_extensions import i64
 
+from sidecar.splice.internal import InternalErrors
+
 READ: Final[i64] = select.EPOLLIN
 WRITE: Final[i64] = select.EPOLLOUT
 BROKEN: Final[i64] = select.EPOLLERR | select.EPOLLHUP
@@ -21,7 +23,8 @@ BROKEN: Final[i64] = select.EPOLLERR | select.EPOLLHUP
 MAX_WAIT: Final = 5.0
 # What a closing connection is given to take our last words and close too.
 LINGER: Final = 2.0
-# What a listener waits that has met the limit on files: soon enough for a client, seldom enough to cost nothing.
+# What a listener waits that has met the limit on files, and anything that an error of ours might call for again at
+# once: soon enough for a client, seldom enough to cost nothing.
 REST: Final = 0.1
 # Events taken in one turn; more only lengthens the time to the flush.
 MAX_EVENTS: Final = 256
@@ -39,6 +42,9 @@ class Watcher:
 
     def expire(self) -> None:
         """The time given to `Loop.linger` or `Loop.rest` is over."""
+
+    def failed(self, error: Exception, now: float) -> None:
+        """A bug of ours: `ready` raised this, which is noted already. End what cannot go on."""
 
 
 class Plane:
@@ -82,6 +88,7 @@ class Loop:
         self._watchers: dict[int, Watcher] = {}
         self._running: bool = False
         self.attentive: bool = False  # the owner has a look after every turn
+        self.errors: InternalErrors = InternalErrors()  # where exceptions go
         self._lingering = Delay(LINGER)
         self._resting = Delay(REST)
 
@@ -127,8 +134,8 @@ class Loop:
         watchers = self._watchers
         clock = time.monotonic
         now: float = clock()
-        owner_due: float = turn(now)
-        plane_due: float = plane.turn_end(now)
+        owner_due: float = now
+        plane_due: float = now
         while self._running:
             wait = (owner_due if owner_due < plane_due else plane_due) - now
             if wait > MAX_WAIT:
@@ -143,18 +150,43 @@ class Loop:
                 # A watcher closed by one before it in the same turn is gone; its number may be another's by
                 # now only if that one was opened in this turn too, and then a spurious call does no harm.
                 if watcher is not None:
-                    watcher.ready(mask, now)
+                    try:
+                        watcher.ready(mask, now)
+                    except Exception as error:
+                        self._failed(watcher, error, now)
                     if not watcher.routine():
                         stirred = True
+            if stirred or owner_due <= now:
+                owner_due = self._owner_turn(turn, now)
+            plane_due = self._turn_end(plane, now)
+            if self.attentive:
+                owner_due = self._owner_turn(turn, now)
+                plane_due = self._turn_end(plane, now)
+
+    def _owner_turn(self, turn: Callable[[float], float], now: float) -> float:
+        try:
+            return turn(now)
+        except Exception as error:
+            self.errors.note("turn", error, now)
+            return now + REST
+
+    def _turn_end(self, plane: Plane, now: float) -> float:
+        try:
             self._lingering.expire(now)
             self._resting.expire(now)
-            if stirred or owner_due <= now:
-                owner_due = turn(now)
-            plane_due = plane.turn_end(now)
-            if self.attentive:
-                owner_due = turn(now)
-                plane_due = plane.turn_end(now)
-            plane_due = min(plane_due, self._lingering.next(), self._resting.next())
+            due = plane.turn_end(now)
+            return min(due, self._lingering.next(), self._resting.next())
+        except Exception as error:
+            self.errors.note("turn", error, now)
+            return now + REST
+
+    def _failed(self, watcher: Watcher, error: Exception, now: float) -> None:
+        """Nothing but the watcher itself is to end of it, and it is asked to only once."""
+        self.errors.note("socket", error, now)
+        try:
+            watcher.failed(error, now)
+        except Exception as again:
+            self.errors.note("recovery", again, now)
 
     def stop(self) -> None:
         self._running = False

@@ -10,11 +10,13 @@ from sidecar.balance.endpoints import Endpoint
 from sidecar.balance.outlier import Record
 from sidecar.balance.picker import Member
 from sidecar.splice.context import Context, Timer
+from sidecar.splice.peer import RESET_BY_US
 from sidecar.splice.stats import StreamStats
 from sidecar.splice.stream import Stream
 from sidecar.splice.upstream import Upstream
 
 if TYPE_CHECKING:
+    from sidecar.splice.peer import Peer
     from sidecar.splice.service import Service
 
 # From dial to the backend's SETTINGS. A pod that is there answers in a millisecond.
@@ -88,7 +90,16 @@ class Backend(Member):
 
     def _send(self, upstream: Upstream, stream: Stream) -> None:
         self.stats.started += 1
-        upstream.send(stream)
+        try:
+            upstream.send(stream)
+        except Exception:
+            # A bug of ours. The stream need not be of the connection that is being handled, so it ends here. Whether
+            # the backend has seen it is not known: no RST_STREAM, which for an idle stream would end its connection.
+            upstream.streams.remove(stream.up_id)
+            upstream.bury(stream.up_id, RESET_BY_US)
+            stream.up = upstream
+            self.service.cut(stream)
+            raise
 
     def dial_if_needed(self) -> None:
         """Open a connection if there is none, or if none has room for what waits."""
@@ -248,6 +259,8 @@ class Backend(Member):
         elif self._full:
             self._full = False  # until another connection turns out not to be had
             self._rotate()
+        elif self._impatient:
+            self.dial_if_needed()  # which has failed when this was tried before
 
     def patience_over(self, upstream: Upstream) -> None:
         if upstream is not self._dialling:
@@ -314,6 +327,9 @@ class _ConnectTimeout(Timer):
     def fire(self) -> None:
         self._backend.connect_timeout(self._upstream)
 
+    def peer(self) -> Peer | None:
+        return self._upstream
+
 
 @final
 class _PatienceOver(Timer):
@@ -346,6 +362,9 @@ class _BackoffOver(Timer):
     def fire(self) -> None:
         self._backend.backoff_over()
 
+    def needed(self) -> bool:
+        return True
+
 
 @final
 class _EjectionOver(Timer):
@@ -355,3 +374,6 @@ class _EjectionOver(Timer):
 
     def fire(self) -> None:
         self._backend.ejection_over(early=False)
+
+    def needed(self) -> bool:
+        return True

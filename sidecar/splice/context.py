@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Final, final
 from mypy_extensions import i64
 
 from sidecar.balance.outlier import Ejection
+from sidecar.splice.internal import InternalErrors
 from sidecar.splice.stats import Totals
 from sidecar.wire.memo import BlockMemo
 
 if TYPE_CHECKING:
     from sidecar.splice.downstream import Downstream
     from sidecar.splice.peer import Peer
+    from sidecar.splice.stream import Stream
     from sidecar.splice.upstream import Upstream
 
 # What all peers together may make us keep. The sum, with 25 MB for the program and 17 MB for 10,000 connections, stays
@@ -41,6 +43,20 @@ class Timer:
     def fire(self) -> None:
         raise NotImplementedError
 
+    # What an exception in `fire` ends; a bug of ours, all of it.
+
+    def peer(self) -> Peer | None:
+        """The connection it is about."""
+        return None
+
+    def stream(self) -> Stream | None:
+        """The stream it is about."""
+        return None
+
+    def needed(self) -> bool:
+        """Whether something stands still for good unless it is fired again."""
+        return False
+
 
 @final
 class Context:
@@ -49,6 +65,7 @@ class Context:
         self.random: Final = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
         self.memo: Final = BlockMemo()
         self.totals: Final = Totals()
+        self.errors: Final = InternalErrors()
         self.ejection: Ejection | None = None  # the rules; None: no endpoint is ejected
         self.touched: list[Peer] = []  # to be flushed at the end of the turn
         self.dials: list[Upstream] = []  # to be connected
@@ -74,8 +91,10 @@ class Context:
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else float("inf")
 
-    def fire_due(self) -> None:
+    def next_due(self) -> Timer | None:
+        """The next timer to be fired now, taken off the list."""
         while self._timers and self._timers[0][0] <= self.now:
             timer = heapq.heappop(self._timers)[2]
             if not timer.cancelled:
-                timer.fire()
+                return timer
+        return None

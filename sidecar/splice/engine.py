@@ -4,7 +4,8 @@ Call order. After any call the caller, once a turn: connects each of `take_dials
 or `lost`; writes `take_output()` of each of `take_touched()`, reports what the socket did not take with
 `socket_state`, and closes the socket once a `finished` connection has no output left (at once if it is
 `gone`). `tick` is due at `deadline()`. Whoever can see a connection's packets tells `stalled`. Nothing here
-raises for what a peer does.
+raises for what a peer does. An exception, which is a bug of ours, ends the connection that was being handled
+(`failed`, which the caller tells its own to); only `accept` and `service` let through what comes before there is one.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from mypy_extensions import i64
 
 from sidecar.balance.endpoints import ServicePort, Snapshot
 from sidecar.balance.outlier import Ejection
+from sidecar.splice import recovery
 from sidecar.splice.context import MAX_BLOCKS_UNDER_WAY, MAX_HELD_IN_ALL, Context, Timer
 from sidecar.splice.downstream import Downstream
+from sidecar.splice.internal import InternalErrors
 from sidecar.splice.peer import Peer
 from sidecar.splice.service import Service
 from sidecar.splice.stats import Totals
@@ -35,6 +38,8 @@ DRAIN_GRACE: Final = 1.0
 # A client that connects during the drain has calls to make still, and is sent away only so much later: gRPC's C-core
 # takes a GOAWAY before its first call for a connection that could not be made, and fails its calls.
 DRAIN_STAY: Final = 0.5
+# After a snapshot or a timer that something stands still without was not taken in because of a bug of ours: once more.
+AGAIN_AFTER: Final = 5.0
 
 
 @final
@@ -43,6 +48,7 @@ class Engine:
         self._context = Context(seed)
         self.services: dict[ServicePort, Service] = {}
         self.downstreams: dict[Downstream, None] = {}
+        self._upstreams: dict[Upstream, None] = {}  # dialled and not lost yet
         self.draining: bool = False
         # Whether the timer is under way: one does for all connections.
         self._handshakes_timed: bool = False
@@ -51,6 +57,10 @@ class Engine:
     @property
     def totals(self) -> Totals:
         return self._context.totals
+
+    @property
+    def errors(self) -> InternalErrors:
+        return self._context.errors
 
     @property
     def memo(self) -> BlockMemo:
@@ -70,7 +80,46 @@ class Engine:
 
     def update(self, snapshot: Snapshot, now: float) -> None:
         self._context.now = now
-        self.service(snapshot.service).update(snapshot)
+        try:
+            self.service(snapshot.service).update(snapshot)
+        except Exception as error:
+            self.failed("snapshot", error, None, now)
+            self._context.after(AGAIN_AFTER, _UpdateAgain(self, snapshot))
+
+    def update_again(self, snapshot: Snapshot) -> None:
+        """It could not be taken in whole. If there is none newer, what is left of it may go now."""
+        service = self.service(snapshot.service)
+        if service.snapshot is None or service.snapshot is snapshot:
+            service.update(snapshot)
+
+    # --- errors of ours --------------------------------------------------------------------------
+
+    def failed(self, where: str, error: Exception, peer: Peer | None, now: float) -> None:
+        """A bug of ours has shown itself while `peer` was handled, or none: that connection ends, the others go on.
+
+        Never raises. `where`: what was being done, for people.
+        """
+        self._context.errors.note(where, error, now)
+        self.recover(error, peer, now)
+
+    def recover(self, error: Exception, peer: Peer | None, now: float) -> None:
+        """`failed` for what has been noted already."""
+        context = self._context
+        context.now = now
+        if peer is not None:
+            peer.now = now
+            try:
+                # Without memory its output may have been cut short: whatever is written behind it would be misread.
+                recovery.end_connection(context, peer, isinstance(error, MemoryError))
+            except Exception as again:
+                context.errors.note("recovery", again, now)
+                peer.gone = True
+                peer.finished = True
+                peer.touch()
+        try:
+            recovery.mend(context, self.services.values(), self._peers())
+        except Exception as again:
+            context.errors.note("recovery", again, now)
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -85,13 +134,16 @@ class Engine:
         service.downstreams += 1
         self.downstreams[downstream] = None
         downstream.touch()
-        if not self._handshakes_timed:
-            self._handshakes_timed = True
-            context.after(HANDSHAKE_TIMEOUT, _HandshakesOver(self))
-        context.handshakes[downstream] = now + HANDSHAKE_TIMEOUT
-        service.connect()
-        if self.draining:
-            context.after(DRAIN_STAY, _StayOver(self, downstream))
+        try:
+            if not self._handshakes_timed:
+                self._handshakes_timed = True
+                context.after(HANDSHAKE_TIMEOUT, _HandshakesOver(self))
+            context.handshakes[downstream] = now + HANDSHAKE_TIMEOUT
+            service.connect()
+            if self.draining:
+                context.after(DRAIN_STAY, _StayOver(self, downstream))
+        except Exception as error:
+            self.failed("accept", error, downstream, now)
         return downstream
 
     def connected(self, upstream: Upstream, now: float) -> None:
@@ -104,56 +156,68 @@ class Engine:
     def received(self, peer: Peer, data: bytes, now: float) -> None:
         context = self._context
         context.now = now
-        peer.feed(data, now)
-        peer.touch()
-        block = peer.block_under_way()
-        if block != peer.block_counted:
-            self._count_block(peer, block)
-        if not self._incomplete_timed and peer.is_incomplete():
-            self._incomplete_timed = True
-            context.after(INCOMPLETE_TIMEOUT, _IncompleteOver(self))
-        if context.held > MAX_HELD_IN_ALL:
-            self._relieve()
+        try:
+            peer.feed(data, now)
+            peer.touch()
+            block = peer.block_under_way()
+            if block != peer.block_counted:
+                self._count_block(peer, block)
+            if not self._incomplete_timed and peer.is_incomplete():
+                self._incomplete_timed = True
+                context.after(INCOMPLETE_TIMEOUT, _IncompleteOver(self))
+            if context.held > MAX_HELD_IN_ALL:
+                self._relieve()
+        except Exception as error:
+            self.failed("receive", error, peer, now)
 
     def socket_state(self, peer: Peer, unsent: i64, now: float) -> None:
         """After a write: how many octets the socket has not taken yet."""
         self._context.now = now
         peer.now = now
-        peer.socket_state(unsent)
+        try:
+            peer.socket_state(unsent)
+        except Exception as error:
+            self.failed("write", error, peer, now)
 
     def stalled(self, upstream: Upstream, stalled: bool, now: float) -> None:
         """The other end's machine has stopped to acknowledge what we send, or has begun again."""
         self._context.now = now
-        upstream.backend.stalled(upstream, stalled)
+        try:
+            upstream.backend.stalled(upstream, stalled)
+        except Exception as error:
+            self.failed("stall", error, upstream, now)
 
     def lost(self, peer: Peer, why: str, now: float) -> None:
         """The socket is closed, by either side, or could not be opened. Exactly once a connection."""
         self._context.now = now
         peer.gone = True
         peer.finished = True
-        peer.settle_unsent()
-        self._count_block(peer, 0)
-        if isinstance(peer, Upstream):
-            totals = self._context.totals.upstream_errors
-            peer.abandon(why)
-        else:
-            assert isinstance(peer, Downstream)
+        totals = self._context.totals.upstream_errors
+        if isinstance(peer, Downstream):
             totals = self._context.totals.downstream_errors
             if peer in self.downstreams:
                 del self.downstreams[peer]
                 peer.service.downstreams -= 1
-            peer.abandon()
+        elif isinstance(peer, Upstream):
+            self._upstreams.pop(peer, None)
         if peer.error_code:
             totals[peer.error_code] = totals.get(peer.error_code, 0) + 1
+        try:
+            peer.settle_unsent()
+            self._count_block(peer, 0)
+            if isinstance(peer, Upstream):
+                peer.abandon(why)
+            else:
+                assert isinstance(peer, Downstream)
+                peer.abandon()
+        except Exception as error:
+            self.failed("close", error, peer, now)
 
     # --- what all connections together may keep --------------------------------------------------
 
     def _peers(self) -> list[Peer]:
-        found: list[Peer] = list(self.downstreams)
-        for service in self.services.values():
-            for backend in [*service.backends.values(), *service.retiring]:
-                found += backend.upstreams
-        return found
+        """All whose socket is not closed yet."""
+        return [*self.downstreams, *self._upstreams]
 
     def _relieve(self) -> None:
         """Too much is held: end the connections that make us hold most."""
@@ -185,12 +249,20 @@ class Engine:
     def _end_incomplete(self, peer: Peer, why: str) -> None:
         self._context.blocks_under_way -= peer.block_counted
         peer.block_counted = 0
-        peer.fail(frames.ENHANCE_YOUR_CALM, why)
-        peer.touch()
+        self._fail(peer, frames.ENHANCE_YOUR_CALM, why)
+
+    def _fail(self, peer: Peer, code: i64, why: str) -> None:
+        """End one of several connections; what goes wrong with it is not the others' affair."""
+        try:
+            peer.fail(code, why)
+            peer.touch()
+        except Exception as error:
+            self.failed("timer", error, peer, self._context.now)
 
     def incomplete_over(self) -> None:
         """End what has been incomplete for too long; look again when the next can be."""
         now = self._context.now
+        self._incomplete_timed = False
         next_at = 0.0
         for peer in self._peers():
             if not peer.is_incomplete():
@@ -218,8 +290,7 @@ class Engine:
                 return
             del handshakes[downstream]
             if not downstream.finished:
-                downstream.fail(frames.SETTINGS_TIMEOUT, f"no SETTINGS within {HANDSHAKE_TIMEOUT:g} s")
-                downstream.touch()
+                self._fail(downstream, frames.SETTINGS_TIMEOUT, f"no SETTINGS within {HANDSHAKE_TIMEOUT:g} s")
 
     # --- what the caller is to do ----------------------------------------------------------------
 
@@ -227,6 +298,9 @@ class Engine:
         found = self._context.dials
         if found:
             self._context.dials = []
+            for upstream in found:
+                if not upstream.gone:
+                    self._upstreams[upstream] = None
         return found
 
     def flush_wanted(self) -> bool:
@@ -246,8 +320,26 @@ class Engine:
         return self._context.deadline()
 
     def tick(self, now: float) -> None:
-        self._context.now = now
-        self._context.fire_due()
+        context = self._context
+        context.now = now
+        timer = context.next_due()
+        while timer is not None:
+            try:
+                timer.fire()
+            except Exception as error:
+                self._timer_failed(timer, error, now)
+            timer = context.next_due()
+
+    def _timer_failed(self, timer: Timer, error: Exception, now: float) -> None:
+        try:
+            stream = timer.stream()
+            if stream is not None:
+                stream.service.cut(stream)
+            if timer.needed():
+                self._context.after(AGAIN_AFTER, timer)
+        except Exception as again:
+            self._context.errors.note("recovery", again, now)
+        self.failed("timer", error, timer.peer(), now)
 
     # --- drain -----------------------------------------------------------------------------------
 
@@ -255,11 +347,14 @@ class Engine:
         """Graceful shutdown: GOAWAY to every client; streams run to their end."""
         self._context.now = now
         self.draining = True
-        for downstream in self.downstreams:
-            if downstream.peer_ready:
-                downstream.drain()
-            else:
-                self._context.after(DRAIN_STAY, _StayOver(self, downstream))
+        for downstream in list(self.downstreams):
+            try:
+                if downstream.peer_ready:
+                    downstream.drain()
+                else:
+                    self._context.after(DRAIN_STAY, _StayOver(self, downstream))
+            except Exception as error:
+                self.failed("drain", error, downstream, now)
         self._context.after(DRAIN_GRACE, _DrainGraceOver(self))
 
     def stay_over(self, downstream: Downstream) -> None:
@@ -270,7 +365,10 @@ class Engine:
     def drain_grace_over(self) -> None:
         for downstream in list(self.downstreams):
             if downstream.draining:
-                downstream.drain_now()
+                try:
+                    downstream.drain_now()
+                except Exception as error:
+                    self.failed("drain", error, downstream, self._context.now)
 
     def held(self) -> int:
         """Octets of DATA taken from one side and not yet written to the other."""
@@ -334,3 +432,17 @@ class _StayOver(Timer):
 
     def fire(self) -> None:
         self._engine.stay_over(self._downstream)
+
+    def peer(self) -> Peer | None:
+        return self._downstream
+
+
+@final
+class _UpdateAgain(Timer):
+    def __init__(self, engine: Engine, snapshot: Snapshot) -> None:
+        super().__init__()
+        self._engine = engine
+        self._snapshot = snapshot
+
+    def fire(self) -> None:
+        self._engine.update_again(self._snapshot)

@@ -454,6 +454,17 @@ class Peer(Connection):
             self.context.flush_wanted = True
         return self.unsent + output > MAX_BLOCKS_UNREAD
 
+    def waiting_streams(self) -> list[Stream]:
+        """The streams of which something is held for this peer that may be written in its turn."""
+        return list(self._waiting)
+
+    def disown(self, stream: Stream, stream_id: i64, code: i64) -> None:
+        """Forget the stream, whatever its state, and reset it if that can still be said."""
+        self._waiting.pop(stream, None)
+        if self.streams.find(stream_id) is stream:
+            self.streams.remove(stream_id)
+            self.reset(stream_id, code)
+
     def has_waiting(self) -> bool:
         """Whether something is held only until the socket takes more: `socket_state` is wanted."""
         return len(self._waiting) > 0

@@ -50,6 +50,7 @@ class Service:
         gone = [backend for key, backend in self.backends.items() if key not in wanted]
         for key in [key for key in self.backends if key not in wanted]:
             del self.backends[key]
+        self.retiring.extend(gone)
         for key, endpoint in wanted.items():
             known = self.backends.get(key)
             if known is None:
@@ -61,7 +62,6 @@ class Service:
             self.connect()
         for backend in gone:
             streams = backend.take_pending()
-            self.retiring.append(backend)
             backend.retire()
             self.backend_idle(backend)
             for stream in streams:
@@ -199,10 +199,10 @@ class Service:
     def _retry_waiting(self) -> None:
         if not self.waiting or not any(b.in_rotation for b in self.backends.values()):
             return
-        streams = list(self.waiting)
-        self.waiting.clear()
-        for stream in streams:
-            self.open(stream)
+        for stream in list(self.waiting):
+            if stream in self.waiting:  # what is done for one may have been done for others
+                del self.waiting[stream]
+                self.open(stream)
 
     def _pick_again(self, stream: Stream) -> None:
         self._release(stream)
@@ -391,6 +391,47 @@ class Service:
         self._leave(stream)
         self.answer(stream, replies.UNAVAILABLE, f"evenstream: endpoint {where} of {self.name} {why}")
 
+    def cut(self, stream: Stream) -> None:
+        """End a stream that an error of ours left half way through a transition, whatever its state.
+
+        What the two connections and the balancer count is not looked at: `recovery` counts anew.
+        """
+        down, up = stream.down, stream.up
+        self.waiting.pop(stream, None)
+        backend = stream.backend
+        if backend is not None:
+            backend.pending.pop(stream, None)
+        request, response = stream.request, stream.response
+        for half in (request, response):
+            half.state = states.RESET
+            half.discard()
+            half.lent = 0
+            half.replay = None
+            half.replay_size = 0
+        stream.block = None
+        stream.slot = None
+        stream.down = None
+        stream.up = None
+        if stream.phase != states.CLOSED:
+            stream.phase = states.CLOSED
+            age = self._context.now - stream.opened_at
+            self.stats.finished(stream.grpc_status, age)
+            if up is not None and backend is not None:
+                backend.stats.failed += 1
+                backend.stats.finished(stream.grpc_status, age)
+        owner = down or request.source or response.sink
+        if owner is not None:
+            owner.disown(stream, stream.down_id, frames.INTERNAL_ERROR)
+        other = up or request.sink or response.source
+        if other is not None:
+            other.disown(stream, stream.up_id, frames.CANCEL)
+
+    def recount(self, streams: list[Stream]) -> None:
+        """These are the streams there are: count them anew, after an error of ours."""
+        for backend in self.retiring:
+            backend.open_streams = 0
+        self._balancer.recount(slot for stream in streams if (slot := stream.slot) is not None)
+
     def answer(self, stream: Stream, status: i64, message: str) -> None:
         """Answer the client here, in place of a backend."""
         totals = self._context.totals.answered_here
@@ -446,3 +487,6 @@ class _Expiry(Timer):
 
     def fire(self) -> None:
         self._service.expired(self._stream)
+
+    def stream(self) -> Stream | None:
+        return self._stream

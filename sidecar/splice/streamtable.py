@@ -90,6 +90,10 @@ class StreamTable:
         self._count = 0
         return found
 
+    def recount(self) -> None:
+        """Count what is there, after an error of ours."""
+        self._count = len(self.values())
+
     def _grow(self) -> None:
         streams = self.values()
         self._mask = self._mask * 2 + 1

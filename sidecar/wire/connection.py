@@ -193,6 +193,17 @@ class Connection:
         self._block_stream = 0
         self._block_parts = []
 
+    def break_off(self) -> None:
+        """End the connection for a fault of ours: say so, if anything may still be said."""
+        if not self.finished:
+            frames.write_goaway(
+                self.out, self.last_peer_stream(), frames.INTERNAL_ERROR, b"internal error of the proxy"
+            )
+            self.finished = True
+        self._rest = b""
+        self._block_stream = 0
+        self._block_parts = []
+
     def is_incomplete(self) -> bool:
         """Whether a frame or a header block has begun and not ended."""
         return len(self._rest) > 0 or self._block_stream != 0

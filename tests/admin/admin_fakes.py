@@ -119,6 +119,8 @@ class FakeView:
                 "protocol_errors": {},
                 "memos": {"block": {"hits": 900, "misses": 100, "entries": 3}},
                 "held_bytes": 4096,
+                "internal_errors": {},
+                "last_internal_error": "",
             },
         }
 

@@ -65,6 +65,7 @@ def busy(view: FakeView) -> None:
         "passthrough": [],
     }
     view.held["engine"]["protocol_errors"] = {"FLOW_CONTROL_ERROR": 2}
+    view.held["engine"]["internal_errors"] = {"receive": 3}
     view.held["engine"]["counters"] = {"loop_turns": 11, "Odd name_total": 12}
     view.held["engine"]["gauges"] = {"loop_busy_ratio": 0.25}
 
@@ -110,6 +111,7 @@ def test_every_figure_comes_back_from_the_parser(view: FakeView, openmetrics: bo
     assert value(found, "evenstream_downstream_connections_total", kind="passthrough") == 4
     assert value(found, "evenstream_passthrough_connections_total", reason="tls") == 3
     assert value(found, "evenstream_protocol_errors_total", code="FLOW_CONTROL_ERROR") == 2
+    assert value(found, "evenstream_internal_errors_total", during="receive") == 3
     assert value(found, "evenstream_header_memo_lookups_total", memo="block", result="hit") == 900
     assert value(found, "evenstream_header_memo_entries", memo="block") == 3
     assert value(found, "evenstream_held_bytes") == 4096

@@ -9,9 +9,10 @@ import resource
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
+from net_loop import run_until
 
 from sidecar.balance.endpoints import ServicePort
 from sidecar.net import loop as loops
@@ -22,18 +23,6 @@ from sidecar.net.transport import Streams
 from sidecar.splice.engine import Engine
 
 GREETER = ServicePort("default", "greeter", 50051)
-
-
-def run_until(loop: Loop, plane: DataPlane, condition: Callable[[], object], limit: float = 10.0) -> None:
-    deadline = time.monotonic() + limit
-
-    def turn(now: float) -> float:
-        assert now < deadline, "not in time"
-        if condition():
-            loop.stop()
-        return now + 0.01
-
-    loop.run(plane, turn)
 
 
 class Refusing(socket.socket):

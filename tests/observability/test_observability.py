@@ -77,6 +77,7 @@ def busy_view() -> FakeView:
         "passthrough": [],
     }
     view.held["engine"]["protocol_errors"] = {"FLOW_CONTROL_ERROR": 2}
+    view.held["engine"]["internal_errors"] = {"receive": 1}
     return view
 
 

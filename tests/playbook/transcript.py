@@ -499,7 +499,11 @@ class World:
 
     def __init__(self, seed: int = 1, now: float = 1000.0) -> None:
         self.engine = Engine(seed)
+        # Tracebacks of exceptions in the engine, which it survives; a test that plants one takes them out.
+        self.bugs: list[str] = []
+        self.engine.errors.report = self.bugs.append
         self.now = now
+        self.bugs_expected = False
         self.parties: dict[Any, Party] = {}
         self.backends: dict[str, list[BackendConnection]] = {}
         self.dialling: list[Upstream] = []
@@ -548,6 +552,7 @@ class World:
             for peer in touched:
                 self._flush(peer)
             if not touched and not dials:
+                assert self.bugs_expected or not engine.errors.total, "\n".join(self.bugs)
                 return
         raise AssertionError(f"the engine still wants something done after {MAX_ROUNDS} rounds of one turn")
 
@@ -595,6 +600,8 @@ class World:
         if peer.finished:
             # DataPlane.close: the rest is flushed unless the connection is gone; then `lost`, once.
             party.closed = True
+            if not peer.gone:
+                party.unsent += b"".join(peer.take_output())  # what `socket_state` had to say
             if not peer.gone and party.unsent:
                 party.unsent = party.unsent[party._take(party.unsent) :]
             self.engine.lost(peer, "closed", self.now)

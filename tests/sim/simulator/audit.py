@@ -67,6 +67,8 @@ def _queued(name: str, stream: Any, now: float) -> None:
 
 def _context(name: str, engine: Engine, streams: list[Any]) -> None:
     """What is counted over all connections, as far as it can be told from the streams."""
+    if engine.errors.total:
+        raise Violation("raises", f"{name}: {engine.errors.last}")
     counted = {
         "streams": sum(len(downstream.streams) for downstream in engine.downstreams),
         "held": sum(s.request.held_size + s.response.held_size for s in streams)
