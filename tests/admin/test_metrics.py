@@ -312,9 +312,10 @@ def test_a_thousand_endpoints_do_not_stop_the_loop_for_long(view: FakeView) -> N
 
 
 def _seconds(work: object) -> float:
-    start = time.perf_counter()
+    """Of this thread's CPU: how busy the machine is does not count."""
+    start = time.thread_time()
     work()  # type: ignore[operator]
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
