@@ -1,21 +1,37 @@
 """Compiles the packages that move bytes with mypyc; everything else stands in pyproject.toml.
 
-EVENSTREAM_COMPILE=0 leaves them interpreted. Anything else compiles, and a build that cannot compile
-fails: a sidecar that is quietly five times slower is worse than a build error.
+EVENSTREAM_COMPILE=0 leaves them interpreted; 1, the default, compiles, and a build that cannot compile fails: a
+sidecar that is quietly five times slower is worse than a build error.
 """
 
 import os
+import subprocess
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CCompilerError
 
 COMPILED_PACKAGES = ("sidecar/wire", "sidecar/balance", "sidecar/splice", "sidecar/net")
+SWITCH = "EVENSTREAM_COMPILE"
+WAY_OUT = f"{SWITCH}=0 builds it interpreted instead, several times slower"
 
 
 def extension_modules() -> list[object]:
-    if os.environ.get("EVENSTREAM_COMPILE", "1") == "0":
+    wanted = os.environ.get(SWITCH, "1")
+    if wanted not in ("0", "1"):
+        raise SystemExit(
+            f"error: {SWITCH} is {wanted!r}; allowed are 1 (compiled, the default) and 0 (interpreted)"
+        )
+    if wanted == "0":
         return []
-    from mypyc.build import mypycify
+    try:
+        from mypyc.build import mypycify
+    except ImportError as error:
+        raise SystemExit(
+            f"error: Evenstream is compiled with mypyc, which cannot be imported ({error}): install what"
+            f" build-system.requires in pyproject.toml names. {WAY_OUT}."
+        ) from None
 
     sources = [
         str(path)
@@ -26,4 +42,17 @@ def extension_modules() -> list[object]:
     return mypycify([*sources], opt_level="3", debug_level="0", group_name="evenstream", strip_asserts=False)
 
 
-setup(ext_modules=extension_modules())
+class BuildExtensions(build_ext):
+    """build_ext whose last line, if it fails, says what is missing."""
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except (BaseError, CCompilerError, OSError, subprocess.SubprocessError) as error:
+            raise SystemExit(
+                f"error: {error}\nerror: Evenstream could not be compiled: it takes a C compiler and Python's"
+                f" headers. {WAY_OUT}."
+            ) from None
+
+
+setup(ext_modules=extension_modules(), cmdclass={"build_ext": BuildExtensions})
