@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 PYTEST := $(PY) -m pytest
 COMPILED := $(wildcard sidecar/wire/*.py sidecar/balance/*.py sidecar/splice/*.py sidecar/net/*.py)
 # Half the tests wait for sockets and processes, so a few more workers than cores pay.
@@ -12,17 +13,18 @@ PODS ?= 40
 export PODS
 
 .DEFAULT_GOAL := help
-.PHONY: help build lint test test-compiled test-interpreted demo demo-cluster e2e e2e-long interop sim fuzz soak bench protos docs format clean
+.PHONY: help build lint test test-compiled test-interpreted demo demo-cluster e2e e2e-long interop sim fuzz soak bench lock protos docs format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: $(VENV)/.built ## Leave a ready .venv with the compiled build
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml hack/requirements/dev.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "installing dependencies into $(VENV)"
-	@EVENSTREAM_COMPILE=0 $(PY) -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[dev]' 'setuptools>=80'
+	@$(PIP) --require-hashes -r hack/requirements/dev.txt
+	@EVENSTREAM_COMPILE=0 $(PIP) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed setup.py $(COMPILED)
@@ -80,6 +82,9 @@ lint: build ## Formatting, lint and types
 format: build ## Put the code into its format
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+lock: build ## Pin the newest versions that pyproject.toml allows (LOCK=--keep: only what it no longer agrees with)
+	@$(PY) hack/lock.py $(LOCK)
 
 protos: build ## Make the greeter example's generated code again
 	@$(PY) examples/greeter/generate.py
