@@ -32,6 +32,7 @@ def wanted() -> dict[str, list[str]]:
         "hack/requirements/build.txt": build,
         "hack/requirements/sidecar.txt": sidecar,
         "hack/requirements/injector.txt": extras["injector"],
+        "hack/requirements/sbom.txt": project["dependency-groups"]["sbom"],
         "examples/greeter/requirements.txt": extras["examples"],
     }
 

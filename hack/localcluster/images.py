@@ -1,10 +1,12 @@
 """Image files: the two that the cluster itself needs, the base image, the project's own."""
 
 import contextlib
+import datetime
 import hashlib
 import io
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -161,6 +163,7 @@ def build(wanted: Sequence[str]) -> list[str]:
         raise shell.ClusterError(f"no such file: {', '.join(missing)}")
     command = docker.Docker.find()
     ensure_base(command)
+    labels = _labels()
     with _secrets() as secrets:
         failures = []
         for each in chosen:
@@ -168,6 +171,8 @@ def build(wanted: Sequence[str]) -> list[str]:
             shell.say(f"building {each.name} (seconds, or minutes for what is new); log: {log}")
             tag, dockerfile = f"--tag={each.name}", f"--file={paths.REPO / each.dockerfile}"
             words = [*command.words, "build", "--network=host", tag, dockerfile, *secrets]
+            if each.context == ".":
+                words += labels
             environment = {**command.env, "BUILDKIT_PROGRESS": "plain"}
             try:
                 shell.run_logged(
@@ -180,6 +185,20 @@ def build(wanted: Sequence[str]) -> list[str]:
     if failures:
         raise shell.ClusterError("\n".join(failures))
     return [each.name for each in chosen]
+
+
+def _labels() -> list[str]:
+    """What the images' labels say of their origin: nothing that differs between two builds of one commit."""
+    found = {"VERSION": runpy.run_path(str(paths.REPO / "contract" / "names.py"))["VERSION"]}
+    git = ["git", "-C", paths.REPO]
+    if shell.find("git") and shell.run([*git, "rev-parse", "HEAD"], check=False).returncode == 0:
+        changed = shell.run([*git, "status", "--porcelain"]).stdout.strip()
+        found["REVISION"] = shell.run([*git, "rev-parse", "HEAD"]).stdout.strip() + (
+            "-dirty" if changed else ""
+        )
+        date = int(shell.run([*git, "log", "-1", "--format=%ct"]).stdout)
+        found["CREATED"] = datetime.datetime.fromtimestamp(date, datetime.UTC).isoformat()
+    return [f"--build-arg={name}={value}" for name, value in found.items()]
 
 
 @contextlib.contextmanager

@@ -80,7 +80,9 @@ def test_every_file_has_its_hash_and_nothing_names_an_index(name: str):
 def test_all_locks_pin_the_same_versions():
     everything = versions(DEV)
     for name in FILES:
-        assert {k: v for k, v in everything.items() if k in versions(name)} == versions(name), name
+        found = versions(name)
+        both = everything.keys() & found.keys()
+        assert {each: found[each] for each in both} == {each: everything[each] for each in both}, name
 
 
 def test_the_locks_are_made_of_all_that_pyproject_names():
