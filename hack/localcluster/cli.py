@@ -122,7 +122,7 @@ def kubeconfig(_: argparse.Namespace) -> None:
 
 
 def build(_: argparse.Namespace) -> None:
-    artefacts.ensure(artefacts.KUBERNETES, artefacts.COREDNS, artefacts.PAUSE)
+    artefacts.ensure(artefacts.KUBERNETES, artefacts.COREDNS, artefacts.PAUSE, artefacts.HELM)
 
 
 def build_images(options: argparse.Namespace) -> None:
