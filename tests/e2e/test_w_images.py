@@ -109,7 +109,7 @@ def test_its_list_of_components_is_what_is_pinned(image: Image):
 
 
 def test_it_is_small(image: Image, figures: Figures):
-    unpacked, packed, own = (size / imagefiles.MEGABYTE for size in image.sizes)
-    what = f"{unpacked:.0f} MB, {packed:.0f} MB to pull, {own:.0f} MB above its base"
+    unpacked, own = (size / imagefiles.MEGABYTE for size in image.sizes)
+    what = f"{unpacked:.0f} MB, {own:.0f} MB above its base"
     figures.note("images", image.name, what, f"< {IMAGES[image.name].megabytes} MB above its base")
     assert own < IMAGES[image.name].megabytes

@@ -64,7 +64,6 @@ def test_two_images_differ_in_what_differs():
 
 def test_sizes_are_of_all_layers_and_of_those_above_the_base():
     base, above = {"a": (b"\0" * 100_000, 0)}, {"b": (bytes(range(256)) * 100, 0)}
-    found = imagefiles.sizes(saved(base, above))
-    assert found.unpacked == len(packed(base)) + len(packed(above))
-    assert found.own == len(packed(above))
-    assert 0 < found.packed < found.unpacked / 10
+    image = saved(base, above)
+    assert imagefiles.sizes(image) == (len(packed(base)) + len(packed(above)), len(packed(above)))
+    assert 0 < imagefiles.to_pull(image) < len(packed(base)) / 10
