@@ -66,6 +66,11 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     if (ROOT / "build").is_dir():
         leave = shutil.ignore_patterns("bdist.*", "lib", "site")
         shutil.copytree(ROOT / "build", tree / "build", ignore=leave)
+        # setuptools would also pack modules whose source is gone since then.
+        for old in (tree / "build").glob("lib.*/sidecar/**/*.so"):
+            module = Path(*old.relative_to(tree / "build").parts[1:])
+            if not (tree / module.with_name(module.name.removesuffix(SUFFIX) + ".py")).exists():
+                old.unlink()
     return built(tree)
 
 
