@@ -34,6 +34,8 @@ OVERLAYS = {
     "cert-manager": ".Values.certManager",
     "namespaced-rbac": '(not (kindIs "invalid" .Values.namespaces))',
 }
+# No injector runs there, so there is nothing to set but what `python -m injector policy` takes as flags.
+NOT_IN_IT = {"no-server"}
 ACCESS = "namespace-access"  # what namespaced-rbac needs in each namespace
 ABSENT = object()
 
