@@ -23,7 +23,8 @@ def test_the_demo_is_even_and_says_how_to_go_on(installed: Cluster) -> None:
     if not installed.local:
         pytest.skip("in a context it takes the Evenstream that these tests installed for somebody's own")
     command = [sys.executable, str(ROOT / "hack" / "demo-cluster"), "--quick", "--images=present"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    wide = {**os.environ, "COLUMNS": "120"}  # room for a table
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=wide)
     mesh.delete_namespace(installed, NAMESPACE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "EVEN: every server got its share, and no call failed." in done.stdout
