@@ -174,7 +174,7 @@ def _patch() -> str:
             for volume in (containers.token_volume(), containers.state_volume())
         ),
         f"({choice('variables.places.size() > 0', _list_there('hostAliases'), '[]')})",
-        "variables.places.map(place, " + _add("/spec/hostAliases/-", _alias("place")) + ")",
+        "variables.places.transformList(i, place, " + _add("/spec/hostAliases/-", _alias("i")) + ")",
         f"[{_add(_pointer('/metadata/annotations', names.STATUS_ANNOTATION), 'variables.status')}]",
     ]
     wanted = 'variables.injected || variables.reason != "" || variables.too_large != ""'
@@ -198,11 +198,8 @@ def _pointer(path: str, key: str) -> str:
     return f"{path}/{key.replace('~', '~0').replace('/', '~1')}"
 
 
-def _alias(place: str) -> str:
-    value = {
-        "ip": Cel(reasons.address(place)),
-        "hostnames": Cel(f"variables.host_names[variables.places.indexOf({place})]"),
-    }
+def _alias(index: str) -> str:
+    value = {"ip": Cel(reasons.address(index)), "hostnames": Cel(f"variables.host_names[{index}]")}
     return literal(value, "Object.spec.hostAliases")
 
 
@@ -264,9 +261,11 @@ def _values(capture: str) -> Mapping[str, Any]:
 
 def _environment() -> list[Any]:
     """containers.environment, of which each variable stands under the condition that it has there."""
+    # Each Service's ports together, as hosts.listens has them.
     listen = (
-        'variables.places.map(place, variables.service_ports.filter(item, item.startsWith(place + ":"))'
-        f'.map(item, {reasons.address("place")} + ":" + item.split(":")[1] + "=" + item).join(",")).join(",")'
+        "variables.places.transformList(i, place, variables.service_ports"
+        f'.filter(item, item.startsWith(place + ":")).map(item, {reasons.address("i")} + ":" + item.split(":")[1] '
+        '+ "=" + item).join(",")).join(",")'
     )
     grace = f"object.spec.?terminationGracePeriodSeconds.orValue({containers.DEFAULT_GRACE_SECONDS})"
     longest = f"{grace} - {containers.DRAIN_MARGIN_SECONDS}"

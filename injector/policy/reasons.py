@@ -45,9 +45,11 @@ def variables() -> list[tuple[str, Cel]]:
             ),
         ),
         ("service_ports", _each_once("variables.qualified")),
+        ("numbers", Cel('variables.qualified.map(item, int(item.split(":")[1]))')),
         ("named", Cel('variables.qualified.map(item, item.split(":")[0])')),
         ("places", _each_once("variables.named")),
         ("host_names", Cel(f"variables.places.map(place, {_host_names('place')})")),
+        ("every_host_name", _every_host_name()),
         ("reason", _first([*_all(), *_hosts(host_mode)])),
     ]
 
@@ -56,17 +58,30 @@ def _each_once(listed: str) -> Cel:
     return Cel(f"{listed}.transformList(i, item, {listed}.indexOf(item) == i, item)")
 
 
+_FULL: Final = '{place} + ".svc"'
+_NAME: Final = '{place}.split(".")[0]'
+_IS_NEAR: Final = '{place}.split(".")[1] == request.namespace'
+
+
 def _host_names(place: str) -> str:
     """Place.host_names: the short one for the pod's own namespace only."""
-    full = f'{place} + ".svc"'
-    every = f'[{place}, {full}, {full} + "." + variables.cluster_domain]'
-    name, namespace = f'{place}.split(".")[0]', f'{place}.split(".")[1]'
-    return f"({namespace} == request.namespace ? [{name}] : []) + {every}"
+    name, is_near, full = (text.format(place=place) for text in (_NAME, _IS_NEAR, _FULL))
+    return f'({is_near} ? [{name}] : []) + [{place}, {full}, {full} + "." + variables.cluster_domain]'
 
 
-def address(place: str) -> str:
+def _every_host_name() -> Cel:
+    """Of all places, in one list: looking through a list of lists costs the API server too much."""
+    name, is_near, full = (text.format(place="place") for text in (_NAME, _IS_NEAR, _FULL))
+    return Cel(
+        f"variables.places.filter(place, {is_near}).map(place, {name}) + variables.places + "
+        f"variables.places.map(place, {full}) + "
+        f'variables.places.map(place, {full} + "." + variables.cluster_domain)'
+    )
+
+
+def address(index: str) -> str:
     """Place.address. A list has at most 100 Services, so the third number stays 0."""
-    return f'"{hosts.NETWORK}.0." + string(variables.places.indexOf({place}) + 1)'
+    return f'"{hosts.NETWORK}.0." + string({index} + 1)'
 
 
 def _first(reasons: list[Reason]) -> Cel:
@@ -142,10 +157,10 @@ def _hosts(host_mode: str) -> Iterator[Reason]:
             first=str(hosts.FIRST_UNPRIVILEGED_PORT),
         ),
     )
-    wanted = 'variables.qualified.exists(s, s.endsWith(":" + string(p.containerPort)))'
-    place = 'variables.qualified.filter(s, s.endsWith(":" + string(p.containerPort)))[0].split(":")[0]'
+    wanted = "p.containerPort in variables.numbers"
+    place = 'variables.qualified[variables.numbers.indexOf(p.containerPort)].split(":")[0]'
     yield _port_reason(f"{host_mode} && {_tcp('p')} && {wanted}", messages.LISTENS_ITSELF, place=place)
-    ours = "name, variables.host_names.exists(names, name in names)"
+    ours = "name, name in variables.every_host_name"
     having = f"a, a.?hostnames.orValue([]).exists({ours})"
     aliases = "object.spec.?hostAliases.orValue([])"
     yield (

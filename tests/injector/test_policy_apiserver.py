@@ -18,6 +18,7 @@ from test_generated_pods import ANNOTATIONS, OF_THE_SERVERS, PODS, SAME_EACH_TIM
 
 from contract import names
 from contract.settings import BY_ANNOTATION
+from contract.values import MAX_LIST_ITEMS
 from injector.admission.decision import Options, decide, inject
 from injector.policy.objects import objects
 
@@ -107,6 +108,29 @@ def _agrees(api: Api, pod: dict[str, Any], namespace: str = NAMESPACE) -> bool:
 )
 def test_a_golden_pod_comes_out_as_from_the_webhook(policed: Api, pod: dict[str, Any]):
     _agrees(policed, pod)
+
+
+@pytest.mark.parametrize("capture", ["iptables", "hosts", "none"])
+def test_the_largest_lists_are_within_what_an_api_server_spends_on_a_policy(policed: Api, capture: str):
+    pod = asking_pod(
+        "large",
+        capture=capture,
+        services=", ".join(f"{'s' * 59}-{n:03}.{'n' * 63}:{2000 + n}" for n in range(MAX_LIST_ITEMS)),
+        exclude_outbound_ports=", ".join(str(60000 + n) for n in range(MAX_LIST_ITEMS)),
+        exclude_outbound_cidrs=", ".join(f"fd00:{n:x}::/32" for n in range(MAX_LIST_ITEMS)),
+    )
+    pod["spec"]["containers"] = [
+        {"name": f"c{n}", "image": "c:1", "ports": [{"containerPort": 40000 + n * 20 + p} for p in range(20)]}
+        for n in range(20)
+    ]
+    pod["spec"]["hostAliases"] = [{"ip": f"192.0.2.{n}", "hostnames": [f"h{n}.example"]} for n in range(100)]
+    assert _agrees(policed, pod)
+    # The last of all is in the way, and named.
+    pod["spec"]["containers"][-1]["ports"][-1]["containerPort"] = 2000 + MAX_LIST_ITEMS - 1
+    assert _agrees(policed, pod) == (capture != "hosts")
+    pod["spec"]["containers"][-1]["ports"].pop()
+    pod["spec"]["hostAliases"][-1]["hostnames"] = [f"{'s' * 59}-{MAX_LIST_ITEMS - 1:03}.{'n' * 63}.svc"]
+    assert _agrees(policed, pod) == (capture != "hosts")
 
 
 @pytest.mark.parametrize("capture", ["iptables", "hosts", "none"])
