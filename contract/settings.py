@@ -7,6 +7,7 @@ docs/reference/settings.md is generated from here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -285,3 +286,18 @@ def from_flags_and_environment(
         else:
             found[setting.name] = parse(setting, environment.get(setting.env) or setting.default, setting.env)
     return found
+
+
+# What the kubelet tells every container of a Service in its namespace whose name begins with "evenstream".
+_OF_A_SERVICE: Final = re.compile(r".*_(SERVICE_HOST|(SERVICE_)?PORT(_.*)?)")
+
+
+def unknown_variables(environment: Mapping[str, str], others: Iterable[str] = ()) -> list[str]:
+    """The EVENSTREAM_* variables that are no setting of this version, nor among `others`: those of a newer
+    injector, or typing mistakes. Never an error: the sidecar goes on with its own default for what it does not know."""
+    known = {*others, *(setting.env for setting in sidecar_settings())}
+    return sorted(
+        name
+        for name in environment
+        if name.startswith(names.ENV_PREFIX) and name not in known and not _OF_A_SERVICE.fullmatch(name)
+    )

@@ -122,6 +122,9 @@ One more variable is read before all others: `EVENSTREAM_BUILD=interpreted` runs
 instead of the compiled modules, and `compiled` refuses to start without those. `/status`, the log's first line and
 `evenstream_build_info` say which runs.
 
+A variable of that kind that this version does not know, as a newer injector may write, is ignored and named once in
+the log. A value that is not allowed, of a variable or a flag, is an error, and so is a flag that does not exist.
+
 The injector's own flags are under [commands](commands.md#injector-serve).
 """
 

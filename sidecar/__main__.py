@@ -121,6 +121,9 @@ def main(arguments: Sequence[str]) -> int:
         settings["capture"] or "off",
         settings["admin"],
     )
+    unknown = table.unknown_variables(os.environ, [BUILD_ENV])
+    if unknown:
+        log.warning("not known to this version, so without effect: %s", ", ".join(unknown))
     # What was made until here lives to the end: the collector need not look at it again.
     gc.collect()
     gc.freeze()

@@ -35,7 +35,13 @@ def objects(options: Options, version: str) -> list[Json]:
     common = {
         "matchConstraints": {
             "resourceRules": [
-                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+                {
+                    "apiGroups": [""],
+                    "apiVersions": ["v1"],
+                    "operations": ["CREATE"],
+                    "resources": ["pods"],
+                    "scope": "*",  # the default; without it kubectl takes each apply for a change
+                }
             ],
             "namespaceSelector": {
                 "matchExpressions": [

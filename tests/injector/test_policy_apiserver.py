@@ -147,6 +147,29 @@ def test_in_a_namespace_that_enforces_pod_security(policed: Api, capture: str):
     assert _agrees(policed, pod, RESTRICTED) is (capture != "iptables")
 
 
+def _by_both(api: Api, pod: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The warnings: the webhook's, and the policy's."""
+    pod["metadata"].pop("namespace")
+    answer = api.try_pod(pod, NAMESPACE)
+    said = _said(answer.warnings)
+    assert _added(answer.body) != bool(said)
+    return list(decide(pod, OPTIONS, NAMESPACE).warnings), said
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/255.0.0.0", "::ffff:10.0.0.0/104"])
+def test_networks_in_another_spelling_are_refused_by_the_policy_alone(policed: Api, text: str):
+    """docs/how-to/without-a-server.md names the differences."""
+    by_webhook, by_policy = _by_both(policed, asking_pod("network", exclude_outbound_cidrs=text))
+    assert by_webhook == []
+    assert f"'{text}' is not allowed; allowed: CIDRs" in by_policy[0]
+
+
+def test_quotation_marks_are_escaped_by_the_webhook_alone(policed: Api):
+    by_webhook, by_policy = _by_both(policed, asking_pod("quoted", policy="it's"))
+    assert by_webhook[0].replace('"', "'") == by_policy[0]
+    assert by_webhook != by_policy
+
+
 def test_a_pod_that_did_not_ask_is_neither_changed_nor_warned_of(policed: Api):
     for annotations in ({}, {names.INJECT_ANNOTATION: "disabled"}):
         pod = asking_pod("quiet", NAMESPACE)

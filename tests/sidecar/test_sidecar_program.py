@@ -49,6 +49,18 @@ def test_the_start_is_logged_in_one_line_that_says_all(start: Start, endpoints: 
     assert len(sidecar.logged(r"greeter\.default:50051: 1 endpoints from file")) == 1
 
 
+@pytest.mark.once
+def test_a_variable_of_a_newer_injector_is_told_once_and_ignored(
+    start: Start, endpoints: EndpointsFile
+) -> None:
+    arguments, _ = listening(endpoints)
+    sidecar = start(*arguments, EVENSTREAM_RETRIES="3", EVENSTREAM_LOG_LEVEL="warning")
+    sidecar.until_ready()
+    line = sidecar.until_logged("not known to this version")
+    assert line.endswith(": EVENSTREAM_RETRIES")
+    assert sidecar.logged("EVENSTREAM") == [line]
+
+
 def _build_info(sidecar: Sidecar) -> str:
     (line,) = [x for x in sidecar.ask("/metrics")[1].splitlines() if x.startswith("evenstream_build_info{")]
     assert f'build="{kind()}"' in line
