@@ -6,6 +6,7 @@ sidecar that is quietly five times slower is worse than a build error.
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 from setuptools import setup
@@ -14,6 +15,8 @@ from setuptools.errors import BaseError, CCompilerError
 
 COMPILED_PACKAGES = ("sidecar/wire", "sidecar/balance", "sidecar/splice", "sidecar/net")
 SWITCH = "EVENSTREAM_COMPILE"
+# pip asks for the metadata first, by one of these. They say nothing of what is compiled, and mypyc takes its time.
+METADATA_ONLY = (["egg_info"], ["dist_info"])
 WAY_OUT = f"{SWITCH}=0 builds it interpreted instead, several times slower"
 
 
@@ -23,7 +26,7 @@ def extension_modules() -> list[object]:
         raise SystemExit(
             f"error: {SWITCH} is {wanted!r}; allowed are 1 (compiled, the default) and 0 (interpreted)"
         )
-    if wanted == "0":
+    if wanted == "0" or sys.argv[1:2] in METADATA_ONLY:
         return []
     try:
         from mypyc.build import mypycify
