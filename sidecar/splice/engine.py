@@ -383,6 +383,7 @@ class Engine:
         return {
             "streams": context.streams,
             "held": context.held,
+            "lent": context.lent,
             "blocks": context.blocks_held,
             "replay": context.replay_held,
             "blocks under way": context.blocks_under_way,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from mypy_extensions import i64
 
 from sidecar.splice import states
-from sidecar.splice.context import MAX_HELD_IN_ALL, MAX_REPLAY_IN_ALL
+from sidecar.splice.context import MAX_HELD_IN_ALL, MAX_LENT_IN_ALL, MAX_REPLAY_IN_ALL
 from sidecar.splice.stream import LEND_LIMIT, REPLAY_LIMIT, Half, Stream, join
 from sidecar.splice.streamtable import StreamTable
 from sidecar.wire import frames
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # DATA goes into the output while less than this waits for the socket; the rest is held by stream, where a
 # reset can still take it back and other streams can overtake it.
 OUTPUT_HIGH: Final[i64] = 262_144
+# And none while more than this was left over by the socket: a reader that is slow has its share there already, and
+# what is put behind it is copied each time.
+UNSENT_HIGH: Final[i64] = 16_384
 # Credit beyond first windows lent at once on one peer's word: 10 streams at LEND_LIMIT, or many at less.
 MAX_LENT_FOR: Final[i64] = 2_097_152
 # DATA held for one peer that does not take it: 500 streams with their first window. Then it is given up.
@@ -179,7 +182,7 @@ class Peer(Connection):
                 or (
                     size <= half.sink_window
                     and size <= sink.send_window
-                    and sink.unsent < OUTPUT_HIGH
+                    and sink.unsent < UNSENT_HIGH
                     and sink.output_size() < OUTPUT_HIGH
                 )
             )
@@ -271,7 +274,7 @@ class Peer(Connection):
         while (
             self._waiting
             and self.send_window > 0
-            and self.unsent < OUTPUT_HIGH
+            and self.unsent < UNSENT_HIGH
             and self.output_size() < OUTPUT_HIGH
         ):
             stream = next(iter(self._waiting))
@@ -295,7 +298,7 @@ class Peer(Connection):
         room = half.sink_window
         if self.send_window < room:
             room = self.send_window
-        if size > 0 and (room <= 0 or self.unsent >= OUTPUT_HIGH or self.output_size() >= OUTPUT_HIGH):
+        if size > 0 and (room <= 0 or self.unsent >= UNSENT_HIGH or self.output_size() >= OUTPUT_HIGH):
             return False
         if size > room and size > 0:
             held[0] = payload[room:]
@@ -327,6 +330,7 @@ class Peer(Connection):
             return
         outstanding = half.held_size + half.source_window
         sink.lent_for -= half.lent
+        self.context.lent -= half.lent
         extra = sink.lendable()
         if extra > LEND_LIMIT - frames.DEFAULT_WINDOW:
             extra = LEND_LIMIT - frames.DEFAULT_WINDOW
@@ -338,6 +342,7 @@ class Peer(Connection):
             outstanding += grant
         half.lent = outstanding - frames.DEFAULT_WINDOW if outstanding > frames.DEFAULT_WINDOW else 0
         sink.lent_for += half.lent
+        self.context.lent += half.lent
         if grant <= 0:
             return
         # At least 1, or a sender without credit would never have any again.
@@ -349,22 +354,27 @@ class Peer(Connection):
     def lendable(self) -> i64:
         """Credit beyond first windows that may still be lent on this peer's word."""
         room = MAX_LENT_FOR - self.lent_for
-        if room <= 0 or self.unsent >= OUTPUT_HIGH or self.context.held > MAX_HELD_IN_ALL // 2:
+        in_all = MAX_LENT_IN_ALL - self.context.lent
+        if in_all < room:
+            room = in_all
+        if room <= 0 or self.unsent >= UNSENT_HIGH or self.context.held > MAX_HELD_IN_ALL // 2:
             return 0
         return room
 
     def settle_lent(self, half: Half) -> None:
         """The half's source has ended: of what was lent on this peer's word only what is held still counts."""
-        self.lent_for -= half.lent
+        before = half.lent
         left = half.held_size - frames.DEFAULT_WINDOW
         half.lent = left if left > 0 else 0
-        self.lent_for += half.lent
+        self.lent_for += half.lent - before
+        self.context.lent += half.lent - before
 
     def drop_outbound(self, stream: Stream, half: Half) -> None:
         """The half is over: what is held for this peer, its sink, goes nowhere."""
         self._waiting.pop(stream, None)
         self._count_taken(half, half.held_size)
         self.lent_for -= half.lent
+        self.context.lent -= half.lent
         half.lent = 0
         half.discard()
 
@@ -425,7 +435,7 @@ class Peer(Connection):
         self.unsent = unsent
         if unsent > MAX_UNREAD_OUTPUT:
             self.give_up(f"over {MAX_UNREAD_OUTPUT} octets of output unread")
-        elif unsent < OUTPUT_HIGH and self._waiting:
+        elif unsent < UNSENT_HIGH and self._waiting:
             self.pump_all()
 
     def give_up(self, why: str) -> None:

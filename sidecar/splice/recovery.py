@@ -121,6 +121,7 @@ def _moves(half: Half) -> bool:
 def _recount(context: Context, streams: Iterable[Stream], peers: list[Peer]) -> None:
     context.streams = 0
     context.held = 0
+    context.lent = 0
     context.blocks_held = 0
     context.replay_held = 0
     context.blocks_under_way = 0
@@ -153,3 +154,4 @@ def _recount(context: Context, streams: Iterable[Stream], peers: list[Peer]) -> 
             if sink is not None:
                 sink.held_for += half.held_size
                 sink.lent_for += half.lent
+                context.lent += half.lent

@@ -157,11 +157,16 @@ class Connection:
         if self.finished:
             return
         begun = self._block_stream != 0
-        if self._rest:
-            begun = True
-            data = self._rest + data
+        used: i64 = 0
         try:
-            used = self._parse(data)
+            if self._rest:
+                begun = True
+                used = self._complete(data)
+                if used == 0:
+                    data = self._rest + data
+                elif self.finished:
+                    return
+            used = self._parse(data, used)
         except ConnectionFault as fault:
             self.fail(fault.code, fault.message)
             return
@@ -179,6 +184,21 @@ class Connection:
             self.incomplete_since = now
         if self.receive_window < CONNECTION_WINDOW // 2:
             self.replenish()
+
+    def _complete(self, data: bytes) -> i64:
+        """Take the frame that began in the read before, without copying all that has come behind it.
+
+        How many octets of `data` were its own; 0 if this is not to be had so cheaply.
+        """
+        rest = self._rest
+        have: i64 = len(rest)
+        if have < HEADER_LENGTH or not self._preface_seen:
+            return 0
+        missing = HEADER_LENGTH + (i64(read_i32_be(rest, 0)) >> 8 & 0xFFFFFF) - have
+        if missing <= 0 or missing >= len(data):
+            return 0
+        self._parse(rest + data[:missing], 0)
+        return missing
 
     def fail(self, code: i64, message: str) -> None:
         """End the connection for a fault of the peer's."""
@@ -218,9 +238,9 @@ class Connection:
         """The highest stream of the peer's that was or may be acted on, for GOAWAY."""
         return 0
 
-    def _parse(self, data: bytes) -> i64:
+    def _parse(self, data: bytes, at: i64) -> i64:
+        """Take the frames from `at` on; up to where."""
         end: i64 = len(data)
-        at: i64 = 0
         if not self._preface_seen:
             if not data.startswith(_PREFACE):
                 if _PREFACE.startswith(data):

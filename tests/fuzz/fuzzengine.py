@@ -39,6 +39,7 @@ from transcript import (
     window,
 )
 
+from sidecar.splice.context import MAX_LENT_IN_ALL
 from sidecar.splice.downstream import MAX_STREAMS
 from sidecar.splice.peer import MAX_HELD_FOR, MAX_LENT_FOR
 from sidecar.wire.connection import CONNECTION_WINDOW
@@ -271,6 +272,7 @@ def check_bounds(world: World) -> None:
     assert memo.blocks() <= 2 * MAX_BLOCKS_REMEMBERED
     assert memo.fields() <= 2 * MAX_FIELDS_REMEMBERED
     assert engine.held() >= 0
+    assert 0 <= engine.kept()["lent"] <= MAX_LENT_IN_ALL
 
 
 def ends(world: World) -> None:

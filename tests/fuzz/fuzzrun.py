@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,11 @@ def fuzz(target: str, arguments: list[str]) -> None:
     importlib.import_module("sidecar")  # its finder of sources must stand behind atheris'
     with atheris.instrument_imports(include=["sidecar"]):
         one = importlib.import_module(f"fuzz{target}").one
-    atheris.Setup([sys.argv[0], *arguments], one)
+    # libFuzzer starts itself again by its first argument, through a shell, where it merges.
+    again = FOUND / f"{target}.sh"
+    again.write_text(f'#!/bin/sh\nexec {shlex.join(command(target))} "$@"\n')
+    again.chmod(0o755)
+    atheris.Setup([str(again), *arguments], one)
     atheris.Fuzz()
 
 
@@ -65,14 +70,18 @@ def run(target: str, runs: int, seed: int) -> int:
 
 
 def shrink(target: str) -> int:
-    """Merge what was found into the corpus, and keep of both the smallest inputs that reach everything they reach."""
+    """Merge what was found into the corpus, and keep of both the smallest inputs that reach everything they reach.
+
+    How often a place is reached does not count: all of that is in .fuzz, and the corpus is run with each `make test`.
+    """
     kept = FOUND / f"{target}-kept"
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir(parents=True)
     code = subprocess.run(
-        command(target, "-merge=1", str(kept), str(CORPUS / target), str(FOUND / target)), check=False
+        command(target, "-merge=1", "-use_counters=0", str(kept), str(CORPUS / target), str(FOUND / target)),
+        check=False,
     ).returncode
-    if code == 0:
+    if code == 0 and any(kept.iterdir()):
         shutil.rmtree(CORPUS / target)
         shutil.move(kept, CORPUS / target)
     return code

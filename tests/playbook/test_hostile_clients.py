@@ -492,6 +492,30 @@ def test_a_reader_that_stops_is_held_for_up_to_its_bound() -> None:
     world.nothing_is_left()
 
 
+def test_many_readers_that_stop_are_held_for_up_to_one_bound() -> None:
+    """90 connections that grant 10 MiB each and read nothing: a first window each, and one sum beyond it for all."""
+    world = ready(1)
+    bystander = Bystander(world)
+    clients = []
+    for _ in range(90):
+        client = world.client({INITIAL_WINDOW_SIZE: 10 << 20})
+        client.sends(window(0, 10 << 20), headers(1, POST, end=True))
+        client.stops_reading()
+        clients.append(client)
+    backend = world.backend(1)
+    numbers = [n for n in backend.streams_open() if n != bystander.number]
+    assert len(numbers) == 90
+    backend.sends(*[headers(n, OK) for n in numbers])
+    send_all_that_is_granted(backend, numbers)
+    assert world.engine.kept()["lent"] <= context.MAX_LENT_IN_ALL
+    assert world.engine.held() <= 90 * 65535 + context.MAX_LENT_IN_ALL
+    assert all(len(client.unsent) <= peer.UNSENT_HIGH + 65536 for client in clients)
+    bystander.check()
+    for client in clients:
+        client.leaves()
+    world.nothing_is_left()
+
+
 def send_all_that_is_granted(backend: BackendConnection, numbers: list[int]) -> None:
     credit = dict.fromkeys(numbers, 65535)
     moved = True

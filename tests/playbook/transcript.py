@@ -629,7 +629,7 @@ class World:
         )
         kept = engine.kept()
         assert kept["held"] == unsent
-        assert kept["streams"] == kept["blocks"] == kept["replay"] == 0
+        assert kept["streams"] == kept["lent"] == kept["blocks"] == kept["replay"] == 0
         for service in engine.services.values():
             assert service.queued() == 0
             assert not service.waiting

@@ -73,6 +73,7 @@ def _context(name: str, engine: Engine, streams: list[Any]) -> None:
         "streams": sum(len(downstream.streams) for downstream in engine.downstreams),
         "held": sum(s.request.held_size + s.response.held_size for s in streams)
         + sum(int(peer.unsent) for peer in all_peers(engine)),
+        "lent": sum(int(s.request.lent + s.response.lent) for s in streams),
         "blocks": sum(len(s.block) for s in streams if s.block and len(s.block) > peers.SMALL_BLOCK),
         "replay": sum(int(s.request.replay_size) for s in streams),
         "blocks under way": sum(int(peer.block_counted) for peer in all_peers(engine)),
