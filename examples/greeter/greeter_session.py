@@ -7,6 +7,7 @@ import contextlib
 import json
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Final
 
 import greeter_pb2 as pb
@@ -94,6 +95,18 @@ def max_over_mean(counts: Counter[str], servers: int) -> float:
     return max(counts.values()) / (total / max(servers, len(counts))) if total else 0.0
 
 
+@contextlib.contextmanager
+def _status_cancelled() -> Iterator[None]:
+    """A stream that ended with CANCELLED raises ConnectionError: grpc.aio raises what a cancelled task gets."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise ConnectionError("the stream was CANCELLED") from None
+
+
 class Chat:
     """One long-lived bidirectional stream."""
 
@@ -101,7 +114,7 @@ class Chat:
         self._call = stub.Chat()
         self._counts = counts
         self._ended = ended
-        self._closing = False
+        self._closing = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.server = ""
         self.over = False
@@ -112,7 +125,7 @@ class Chat:
         Raises grpc.RpcError, TimeoutError, or ConnectionError if it ended with OK before any reply.
         """
         try:
-            reply = await asyncio.wait_for(self._call.read(), timeout)
+            reply = await asyncio.wait_for(self._read(), timeout)
         except BaseException:
             self._call.cancel()
             raise
@@ -124,20 +137,24 @@ class Chat:
         self._counts.opened[self.server] += 1
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._speak())]
 
+    async def _read(self) -> pb.HelloReply | grpc.aio.EOF:
+        with _status_cancelled():
+            return await self._call.read()
+
     async def _listen(self) -> None:
         try:
-            while await self._call.read() is not grpc.aio.EOF:
+            while await self._read() is not grpc.aio.EOF:
                 self._counts.messages += 1
             if await self._call.code() is not grpc.StatusCode.OK:
                 code, details = await self._call.code(), await self._call.details()
                 self._counts.errors[f"{code.name}: {details}"] += 1
-            elif not self._closing:
+            elif not self._closing.is_set():
                 self._counts.ended_by_server += 1
-        except grpc.RpcError as error:
+        except (grpc.RpcError, ConnectionError) as error:
             self._counts.fail(error)
         finally:
             self.over = True
-            if not self._closing:
+            if not self._closing.is_set():
                 self._forget()
             self._ended.set()
 
@@ -148,23 +165,27 @@ class Chat:
 
     async def _speak(self) -> None:
         try:
-            while not self.over and not self._closing:
-                await self._call.write(pb.HelloRequest(name="chat"))
-                await asyncio.sleep(BEAT_S)
-        except (grpc.RpcError, asyncio.InvalidStateError):
+            while not self.over and not self._closing.is_set():
+                with _status_cancelled():
+                    await self._call.write(pb.HelloRequest(name="chat"))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), BEAT_S)
+        except (grpc.RpcError, ConnectionError, asyncio.InvalidStateError):
             return  # the stream has ended; _listen says how
 
     async def close(self, timeout: float) -> None:
         """Say no more, and see the server end it with OK."""
-        self._closing = True
+        self._closing.set()
         if not self.over:
             self._forget()
         listen, speak = self._tasks
-        speak.cancel()
         try:
-            await self._call.done_writing()
+            # To its end: grpc cancels the whole call if a task is cancelled in the middle of a write.
+            await asyncio.wait_for(speak, timeout)
+            with _status_cancelled():
+                await self._call.done_writing()
             await asyncio.wait_for(listen, timeout)
-        except (grpc.RpcError, asyncio.InvalidStateError):
+        except (grpc.RpcError, ConnectionError, asyncio.InvalidStateError):
             pass  # ended meanwhile; counted by _listen
         except TimeoutError as error:
             self._counts.fail(error)

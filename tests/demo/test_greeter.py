@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 
 import greeter_pb2 as pb
 import greeter_pb2_grpc as pb_grpc
@@ -210,6 +211,37 @@ def test_chats_ended_by_the_server_with_ok_are_no_failure(start_server: Start) -
     assert ended["ended_by_server"] in (1, 2)
     # What failed is only the opening again, for which there is no server left.
     assert all(error.startswith("UNAVAILABLE: failed to connect") for error in ended["errors"])
+
+
+class Cancelling(pb_grpc.GreeterServicer):
+    """Greets, and ends the chat with CANCELLED as soon as something is said; a quiet one lives on."""
+
+    def Chat(  # noqa: N802 - gRPC gives the name
+        self, requests: Iterator[pb.HelloRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.HelloReply]:
+        yield pb.HelloReply(server="cancels")
+        for _ in requests:
+            context.abort(grpc.StatusCode.CANCELLED, "no more of this")
+
+
+def test_chats_that_are_cancelled_are_counted_and_end_nothing_else() -> None:
+    """grpc.aio raises for such a status what a cancelled task gets; the client ended without its report."""
+    server = grpc.server(futures.ThreadPoolExecutor(8))
+    pb_grpc.add_GreeterServicer_to_server(Cancelling(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        arguments = ("streams", "--count", "3", "--json", "--report", "0.05", "--control")
+        client = start_client(f"127.0.0.1:{port}", *arguments)
+        until(lambda: json.loads(line_of(client))["failed"] >= 10, "chats are cancelled and opened again")
+        client.send_signal(signal.SIGTERM)
+        told, errors = client.communicate(timeout=20)
+    finally:
+        server.stop(None)
+    assert not errors
+    last = json.loads(told.splitlines()[-1])
+    assert last["final"] is True
+    assert all("CANCELLED" in error for error in last["errors"]), last["errors"]
 
 
 def test_a_failed_call_shows_in_the_exit_status() -> None:

@@ -27,6 +27,8 @@ from sockets import Driver
 from sidecar.balance.endpoints import ServicePort, Snapshot
 from sidecar.discovery.kubernetes import ApiServer, KubernetesSource, tls_context
 
+pytestmark = pytest.mark.xdist_group("discovery-apiserver")  # one API server for all of them
+
 REPO = Path(__file__).resolve().parents[2]
 PATIENCE = 30.0  # seconds until a test gives up on what should take milliseconds; the machine may be busy
 GREETER = ServicePort("default", "greeter", 50051)
