@@ -6,8 +6,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 PYTEST := $(PY) -m pytest
 COMPILED := $(wildcard sidecar/wire/*.py sidecar/balance/*.py sidecar/splice/*.py sidecar/net/*.py)
-# Half the tests wait for sockets and processes, so a few more workers than cores pay.
-WORKERS ?= 4
+# Half the tests wait for sockets and processes, so three workers a core pay.
+WORKERS ?= 6
 # Generated pods that go through a real API server and the webhook; 1000 take two minutes.
 PODS ?= 40
 export PODS
