@@ -11,7 +11,6 @@ import asyncio
 import os
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from demolib.conclusion import conclude
 from demolib.processes import DemoError
 from demolib.screen import Screen, choose
+from demolib.signals import Stop
 from demolib.story import NAMES, QUICK, WATCH, Story, default_sidecar
 
 
@@ -41,27 +41,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 async def run(arguments: argparse.Namespace, screen: Screen, directory: Path) -> int:
     """The whole demo; the exit status. A signal ends it early: 128 and the signal's number."""
-    loop = asyncio.get_running_loop()
-    caught: list[int] = []
-    task = asyncio.current_task()
-    assert task is not None
-
-    def stop(number: int) -> None:
-        # Only the first: a second one must not interrupt the cleaning up, which is bounded in time.
-        if not caught:
-            caught.append(number)
-            task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop, number)
+    stop = Stop()
     story = Story(screen, directory, QUICK if arguments.quick else WATCH, arguments.sidecar)
     width = shutil.get_terminal_size((100, 24)).columns
     try:
         await story.run()
         return conclude(screen, story.outcome(), NAMES, width)
     except asyncio.CancelledError:
-        screen.lines(["", f"stopped by {signal.Signals(caught[0]).name}" if caught else "stopped"])
-        return 128 + caught[0] if caught else 1
+        screen.lines(["", f"stopped by {stop.name}" if stop.name else "stopped"])
+        return stop.status or 1
     except DemoError as error:
         return conclude(screen, story.outcome(), NAMES, width, f"demo.py: {error}")
     finally:

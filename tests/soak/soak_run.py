@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import random
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -37,6 +36,7 @@ from demolib.processes import (  # noqa: E402
     http_status,
     server_arguments,
 )
+from demolib.signals import Stop  # noqa: E402
 from soak_pods import Objects, Pods  # noqa: E402
 from soak_report import Result  # noqa: E402
 
@@ -262,33 +262,21 @@ class Soak:
 
 async def run(options: Options, folder: Path, stubs: Path) -> int:
     """The whole soak; the exit status. A signal ends it early: 128 and the signal's number."""
-    loop = asyncio.get_running_loop()
-    caught: list[int] = []
-    task = asyncio.current_task()
-    assert task is not None
-
-    def stop(number: int) -> None:
-        # Only the first: a second one must not interrupt the cleaning up, which is bounded in time.
-        if not caught:
-            caught.append(number)
-            task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop, number)
+    stop = Stop()
     soak = Soak(options, folder, stubs)
     print(f"soak: {options.seconds:g} s, seed {options.seed}, logs in {folder}", flush=True)
     try:
         await soak.run()
     except asyncio.CancelledError:
-        if not caught:
+        if not stop.name:
             raise
-        soak.result.left.append(f"stopped by {signal.Signals(caught[0]).name}")
+        soak.result.left.append(f"stopped by {stop.name}")
     except DemoError as error:
         soak.result.left.append(str(error))
     finally:
         await soak.close()
     print("\n".join(soak.result.table()), flush=True)
-    return 128 + caught[0] if caught else soak.result.status()
+    return stop.status or soak.result.status()
 
 
 def parse_arguments(argv: Sequence[str] | None) -> Options:
