@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Final, NamedTuple
 
@@ -241,10 +241,17 @@ def label(text: str) -> str:
     return text
 
 
-def seconds(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= MAX_SECONDS and len(text) <= 5):
-        raise BadValueError(f"allowed: whole seconds from 1 to {MAX_SECONDS}")
-    return int(text)
+def seconds_up_to(most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        short = text.isascii() and text.isdigit() and len(text) <= len(str(most))
+        if not (short and 1 <= int(text) <= most):
+            raise BadValueError(f"allowed: whole seconds from 1 to {most}")
+        return int(text)
+
+    return parse
+
+
+seconds: Final = seconds_up_to(MAX_SECONDS)
 
 
 def directory(text: str) -> str:

@@ -6,11 +6,12 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from contract import logs, names, settings, values
+from contract.arguments import EXIT_USAGE, OneLineParser, argument_type
 from injector.admission.decision import Options
 
 SERVE_PORT: Final = 8443
@@ -28,7 +29,6 @@ REFRESH_SECONDS: Final = 60
 MAX_REFRESH_SECONDS: Final = 3600
 
 EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
 
 EPILOG: Final = """\
 What the webhook would make of a manifest, without a cluster:
@@ -41,27 +41,9 @@ standard error. Exit codes: 0 done; 1 serve could not start; 2 a flag, file or v
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(OneLineParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-def _with(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """argparse prints only ArgumentTypeError's own text; BadValueError already says what is allowed."""
-
-    def convert(text: str) -> Any:
-        try:
-            return parse(text)
-        except values.BadValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; {error}") from None
-
-    return convert
-
-
-def _refresh_seconds(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_REFRESH_SECONDS):
-        raise values.BadValueError(f"allowed: whole seconds from 1 to {MAX_REFRESH_SECONDS}")
-    return int(text)
+        super().error(f"{message}; see {self.prog} --help")
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -75,7 +57,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     common = _Parser(add_help=False)
     common.add_argument(
         "--sidecar-image",
-        type=_with(settings.BY_NAME["sidecar-image"].parse),
+        type=argument_type(settings.BY_NAME["sidecar-image"].parse),
         # argparse parses a default that is text, so a bad variable is reported like a bad flag.
         default=environment.get(IMAGE_VARIABLE) or names.DEFAULT_SIDECAR_IMAGE,
         metavar="IMAGE",
@@ -83,14 +65,14 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     common.add_argument(
         "--cluster-domain",
-        type=_with(values.domain),
+        type=argument_type(values.domain),
         default=environment.get(DOMAIN_VARIABLE) or names.DEFAULT_CLUSTER_DOMAIN,
         metavar="DOMAIN",
         help=f"what Services' names end in (environment: {DOMAIN_VARIABLE}; %(default)s)",
     )
     common.add_argument(
         "--sidecar-kind",
-        type=_with(values.one_of("auto", "native", "plain")),
+        type=argument_type(values.one_of("auto", "native", "plain")),
         default=environment.get(KIND_VARIABLE) or "auto",
         metavar="KIND",
         help="auto: native, but plain where the API server is older than 1.29; native: an init container with "
@@ -105,7 +87,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     inject.add_argument(
         "-n",
         "--namespace",
-        type=_with(values.label),
+        type=argument_type(values.label),
         metavar="NAME",
         help="where manifests that name no namespace will be applied",
     )
@@ -114,7 +96,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     policy.add_argument(
         "--api-version",
-        type=_with(values.one_of("v1beta1", "v1")),
+        type=argument_type(values.one_of("v1beta1", "v1")),
         default="v1beta1",
         metavar="VERSION",
         help="of MutatingAdmissionPolicy: v1beta1 in Kubernetes 1.34 and 1.35, v1 from 1.36 (%(default)s)",
@@ -123,22 +105,32 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add = serve.add_argument
     add(
         "--address",
-        type=_with(values.ip),
+        type=argument_type(values.ip),
         metavar="IP",
         help="listen on this IP address only (default: all of the pod's)",
     )
-    add("--port", type=_with(values.port), default=SERVE_PORT, help="listen on this port (%(default)s)")
+    add(
+        "--port",
+        type=argument_type(values.port),
+        default=SERVE_PORT,
+        help="listen on this port (%(default)s)",
+    )
     add(
         "--namespace",
-        type=_with(values.label),
+        type=argument_type(values.label),
         default=environment.get("POD_NAMESPACE") or names.SYSTEM_NAMESPACE,
         help="where the Service and the Secret are (environment: POD_NAMESPACE; %(default)s)",
     )
-    add("--service", type=_with(values.label), default=SERVICE, help="the Service in front (%(default)s)")
+    add(
+        "--service",
+        type=argument_type(values.label),
+        default=SERVICE,
+        help="the Service in front (%(default)s)",
+    )
     add("--dns-name", action="append", default=[], metavar="NAME", help="one more name in the certificate")
     add(
         "--certificates",
-        type=_with(values.directory),
+        type=argument_type(values.directory),
         metavar="DIR",
         help="take tls.crt, tls.key and ca.crt from here, as cert-manager makes them; no Secret is read or "
         "written and no CA put anywhere",
@@ -146,7 +138,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--secret", default=SECRET, help="the Secret that holds the certificates (%(default)s)")
     add(
         "--refresh-seconds",
-        type=_with(_refresh_seconds),
+        type=argument_type(values.seconds_up_to(MAX_REFRESH_SECONDS)),
         default=str(REFRESH_SECONDS),
         metavar="N",
         help="how often the Secret is read and the CA put in place (%(default)s)",
@@ -162,7 +154,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         text = setting.help[:1].lower() + setting.help[1:].rstrip(".")
         add(
             setting.flag,
-            type=_with(setting.parse),
+            type=argument_type(setting.parse),
             default=setting.default,
             metavar=setting.form,
             help=f"{text} (%(default)s)",

@@ -15,12 +15,12 @@ from typing import Any, Final, NoReturn
 
 from contract import logs, names
 from contract import settings as table
+from contract.arguments import EXIT_USAGE, OneLineParser
 from contract.settings import BadSettingError
 from sidecar import BUILD_ENV
 
 EXIT_OK: Final = 0
 EXIT_PORT: Final = 1
-EXIT_USAGE: Final = 2
 
 EPILOG: Final = """\
 Each flag can be given as the environment variable in brackets; a flag beats it.
@@ -38,9 +38,9 @@ EVENSTREAM_BUILD=interpreted runs the Python files as they stand instead of the 
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(OneLineParser):
     def error(self, message: str) -> NoReturn:
-        """One line, and what to ask for more."""
+        """With the name that its log and its other errors have."""
         self.exit(EXIT_USAGE, f"evenstream-sidecar: {message}; see python -m sidecar --help\n")
 
 

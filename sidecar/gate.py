@@ -15,9 +15,11 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from contract import names
+from contract.arguments import OneLineParser, argument_type
+from contract.values import seconds_up_to
 
 HOST: Final = "127.0.0.1"
 # The sidecar starts in some 300 ms; the application waits no longer than it must.
@@ -31,27 +33,14 @@ IDLE_SECONDS: Final = 1.0
 # Longer than any pod's grace period or patience: a typing mistake.
 MAX_SECONDS: Final = 3600
 EXIT_LATE: Final = 1
-EXIT_USAGE: Final = 2
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
-
-
-def _seconds(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_SECONDS):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not allowed; allowed: whole seconds from 1 to {MAX_SECONDS}"
-        )
-    return int(text)
 
 
 def parser() -> argparse.ArgumentParser:
-    found = _Parser(prog="python -m sidecar.gate", description=__doc__.partition("\n")[0])
+    found = OneLineParser(prog="python -m sidecar.gate", description=__doc__.partition("\n")[0])
+    seconds = argument_type(seconds_up_to(MAX_SECONDS))
     which = found.add_mutually_exclusive_group(required=True)
-    which.add_argument("--up", type=_seconds, metavar="SECONDS", help="until it takes connections")
-    which.add_argument("--idle", type=_seconds, metavar="SECONDS", help="until the pod has none open to it")
+    which.add_argument("--up", type=seconds, metavar="SECONDS", help="until it takes connections")
+    which.add_argument("--idle", type=seconds, metavar="SECONDS", help="until the pod has none open to it")
     found.add_argument("--port", type=int, default=names.ADMIN_PORT, help="its admin port (%(default)s)")
     return found
 

@@ -6,16 +6,16 @@ Exit codes: 0 the rules are in force (or were printed, with --dry-run); 1 they c
 
 from __future__ import annotations
 
-import argparse
 import ipaddress
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final
 
 from contract import names, values
+from contract.arguments import OneLineParser, argument_type
 from sidecar.capture.rules import CHAIN, JUMP, Family, Rules, restore_input
 
 # nft first: it needs NET_ADMIN alone and is what current kernels have. legacy also asks for NET_RAW, so it
@@ -32,28 +32,10 @@ IPV6_ADDRESSES: Final = Path("/proc/net/if_inet6")
 _SCOPE_GLOBAL: Final = "00"
 
 EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
 
 
 class CaptureError(Exception):
     """The rules could not be put in force; the text is one line that says which program said what."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
-
-
-def _with(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """argparse prints only ArgumentTypeError's own text; BadValueError already says what is allowed."""
-
-    def convert(text: str) -> Any:
-        try:
-            return parse(text)
-        except values.BadValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; {error}") from None
-
-    return convert
 
 
 def _uid(text: str) -> int:
@@ -66,12 +48,12 @@ def _uid(text: str) -> int:
 def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[Rules, bool, str]:
     """(rules, dry run, note for people or ""). The API server comes from the environment that the kubelet
     gives every container; a host name there (some clouds) cannot be a rule and is left to pass through."""
-    parser = _Parser(prog="python -m sidecar.capture", description=__doc__.partition("\n")[0])
+    parser = OneLineParser(prog="python -m sidecar.capture", description=__doc__.partition("\n")[0])
     add = parser.add_argument
-    add("--to-port", type=_with(values.port), default=names.CAPTURE_PORT, help="the sidecar's port")
-    add("--exempt-uid", type=_with(_uid), default=names.SIDECAR_UID, help="the sidecar's user id")
-    add("--exclude-outbound-ports", type=_with(values.ports), default=(), help="PORT[,PORT...]")
-    add("--exclude-outbound-cidrs", type=_with(values.cidrs), default=(), help="CIDR[,CIDR...]")
+    add("--to-port", type=argument_type(values.port), default=names.CAPTURE_PORT, help="the sidecar's port")
+    add("--exempt-uid", type=argument_type(_uid), default=names.SIDECAR_UID, help="the sidecar's user id")
+    add("--exclude-outbound-ports", type=argument_type(values.ports), default=(), help="PORT[,PORT...]")
+    add("--exclude-outbound-cidrs", type=argument_type(values.cidrs), default=(), help="CIDR[,CIDR...]")
     add("--dry-run", action="store_true", help="print the rules, change nothing")
     given = parser.parse_args(arguments)
     api_server, note = None, ""
