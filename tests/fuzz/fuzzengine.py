@@ -12,31 +12,33 @@ from typing import Final
 import hpackcases as cases
 from fuzzinput import Input
 from hpackwriter import Writer
-from transcript import (
-    ACCEPT,
+from rawhttp2 import (
     INITIAL_WINDOW_SIZE,
     MAX_CONCURRENT_STREAMS,
-    MUTE,
     OK,
     POST,
-    REFUSE,
-    SILENCE,
     TRAILERS,
-    BackendConnection,
-    Client,
     Fields,
-    Party,
-    World,
     data,
     frame,
     goaway,
     headers,
-    host_name,
     ping,
     rst,
     settings,
     split_headers,
     window,
+)
+from transcript import (
+    ACCEPT,
+    MUTE,
+    REFUSE,
+    SILENCE,
+    BackendConnection,
+    Client,
+    Party,
+    World,
+    host_name,
 )
 
 from sidecar.splice.context import MAX_LENT_IN_ALL

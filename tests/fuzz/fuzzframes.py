@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from fuzzengine import check_bounds, ends
 from fuzzinput import Input
-from transcript import POST, PREFACE, Party, frame, headers, ready, settings
+from rawhttp2 import (
+    POST,
+    PREFACE,
+    frame,
+    headers,
+    settings,
+)
+from transcript import (
+    Party,
+    ready,
+)
 
 MOST_READS = 40
 

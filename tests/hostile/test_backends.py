@@ -21,7 +21,7 @@ from hostile_mesh import (
     HostileConnection,
     until,
 )
-from transcript import (
+from rawhttp2 import (
     CONTINUATION,
     ENHANCE_YOUR_CALM,
     HEADERS,

@@ -19,7 +19,14 @@ from hostile_mesh import (
     Mesh,
     until,
 )
-from transcript import CONTINUATION, HEADERS, POST, PREFACE, frame, literal
+from rawhttp2 import (
+    CONTINUATION,
+    HEADERS,
+    POST,
+    PREFACE,
+    frame,
+    literal,
+)
 
 pytestmark = pytest.mark.once  # the bounds are the same in both builds, and the playbook holds them in both
 

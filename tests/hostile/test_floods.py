@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 from hostile_mesh import ECHO, GRPC_CALL, Attack, Attacker, request_to
-from transcript import (
+from rawhttp2 import (
     CONTINUATION,
     ENHANCE_YOUR_CALM,
     HEADERS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from transcript import (
+from rawhttp2 import (
     CANCEL,
     INTERNAL_ERROR,
     NO_ERROR,
@@ -18,12 +18,12 @@ from transcript import (
     frame,
     headers,
     literal,
-    ready,
     request,
     response,
     rst,
     settings,
 )
+from transcript import ready
 
 
 def test_a_unary_call() -> None:
@@ -329,7 +329,7 @@ def test_long_messages_arrive_whole_and_in_order() -> None:
 
 def _carry(source, sink, message: bytes) -> bytes:  # type: ignore[no-untyped-def]
     """Send within the credit that is granted; the sink grants back what it has read."""
-    from transcript import window
+    from rawhttp2 import window
 
     credit, at, got = 65535, 0, b""
     is_request = source.is_client

@@ -12,7 +12,7 @@ import struct
 from typing import NamedTuple
 
 import pytest
-from transcript import (
+from rawhttp2 import (
     ACK,
     CANCEL,
     COMPRESSION_ERROR,
@@ -48,20 +48,22 @@ from transcript import (
     Data,
     Goaway,
     Reset,
-    World,
     data,
     frame,
     goaway,
     headers,
     literal,
     ping,
-    ready,
     request,
     response,
     rst,
     settings,
     string,
     window,
+)
+from transcript import (
+    World,
+    ready,
 )
 
 CONNECTION, STREAM = "connection", "stream"

@@ -5,29 +5,31 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from transcript import (
-    GREETER,
+from rawhttp2 import (
     MAX_CONCURRENT_STREAMS,
-    MUTE,
     OK,
-    ORDERS,
     POST,
-    REFUSE,
-    SILENCE,
     TRAILERS,
     Data,
     Goaway,
     Headers,
     Reset,
-    World,
     data,
     goaway,
     headers,
-    ready,
     request,
     response,
     rst,
     settings,
+)
+from transcript import (
+    GREETER,
+    MUTE,
+    ORDERS,
+    REFUSE,
+    SILENCE,
+    World,
+    ready,
 )
 
 

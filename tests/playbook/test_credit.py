@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import pytest
-from transcript import (
-    BIG,
+from rawhttp2 import (
     FLOW_CONTROL_ERROR,
     INITIAL_WINDOW_SIZE,
     OK,
     POST,
     PROTOCOL_ERROR,
     TRAILERS,
-    BackendConnection,
-    Client,
     Data,
     Event,
     Goaway,
     Headers,
     Reset,
     Settings,
-    World,
     data,
     headers,
     literal,
-    ready,
     request,
     response,
     rst,
     settings,
     window,
+)
+from transcript import (
+    BIG,
+    BackendConnection,
+    Client,
+    World,
+    ready,
 )
 
 MAX_WINDOW = 2**31 - 1

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from transcript import (
+from rawhttp2 import (
     NO_ERROR,
     POST,
     PREFACE,
     REFUSED_STREAM,
-    Client,
     Goaway,
     Ping,
     Reset,
-    World,
     headers,
     ping,
-    ready,
     settings,
+)
+from transcript import (
+    Client,
+    World,
+    ready,
 )
 
 

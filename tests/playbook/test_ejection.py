@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import pytest
-from transcript import (
+from rawhttp2 import (
     CANCEL,
     INTERNAL_ERROR,
     NO_ERROR,
     OK,
     POST,
     REFUSED_STREAM,
+    Headers,
+    data,
+    headers,
+    rst,
+)
+from transcript import (
     SILENCE,
     BackendConnection,
     Client,
-    Headers,
     World,
-    data,
-    headers,
     host_name,
     ready,
-    rst,
 )
 
 from sidecar.balance.outlier import Ejection

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import pytest
-from transcript import (
+from rawhttp2 import (
     CANCEL,
     INITIAL_WINDOW_SIZE,
     OK,
     POST,
     REFUSED_STREAM,
     TRAILERS,
-    BackendConnection,
-    Client,
     Data,
     Headers,
     Reset,
-    World,
     data,
     headers,
     literal,
     ping,
-    ready,
     rst,
     settings,
     window,
+)
+from transcript import (
+    BackendConnection,
+    Client,
+    World,
+    ready,
 )
 
 MESSAGE = b"\0\0\0\0\1x"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from transcript import (
+from rawhttp2 import (
     CONTINUATION,
     ENHANCE_YOUR_CALM,
     HEADERS,
@@ -19,8 +19,6 @@ from transcript import (
     PRIORITY,
     REFUSED_STREAM,
     TRAILERS,
-    BackendConnection,
-    Client,
     Data,
     Headers,
     Reset,
@@ -30,12 +28,16 @@ from transcript import (
     headers,
     literal,
     ping,
-    ready,
     response,
     rst,
     settings,
     string,
     window,
+)
+from transcript import (
+    BackendConnection,
+    Client,
+    ready,
 )
 
 from sidecar.splice import context, engine, peer, upstream

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 
 import pytest
-from transcript import (
+from rawhttp2 import (
     CONTINUATION,
     END_HEADERS,
     ENHANCE_YOUR_CALM,
@@ -24,23 +24,25 @@ from transcript import (
     SETTINGS,
     SETTINGS_TIMEOUT,
     TRAILERS,
-    BackendConnection,
-    Client,
     Data,
     Reset,
-    World,
     data,
     frame,
     goaway,
     headers,
     literal,
     ping,
-    ready,
     response,
     rst,
     settings,
     string,
     window,
+)
+from transcript import (
+    BackendConnection,
+    Client,
+    World,
+    ready,
 )
 
 from sidecar.splice import context, downstream, engine, peer, stream

@@ -8,22 +8,24 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
-from transcript import (
+from rawhttp2 import (
     OK,
     POST,
-    REFUSE,
-    SILENCE,
     TRAILERS,
-    Client,
     Data,
     Goaway,
     Reset,
-    World,
     data,
     headers,
-    ready,
     settings,
     window,
+)
+from transcript import (
+    REFUSE,
+    SILENCE,
+    Client,
+    World,
+    ready,
 )
 
 from sidecar.splice import internal

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import pytest
-from transcript import (
+from rawhttp2 import (
     ENHANCE_YOUR_CALM,
     NO_ERROR,
     OK,
     POST,
-    REFUSE,
     REFUSED_STREAM,
     TRAILERS,
-    BackendConnection,
     Data,
     Goaway,
     Headers,
     Reset,
-    World,
     data,
     goaway,
     headers,
-    ready,
     request,
     response,
     rst,
     settings,
     window,
+)
+from transcript import (
+    REFUSE,
+    BackendConnection,
+    World,
+    ready,
 )
 
 

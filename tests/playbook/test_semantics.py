@@ -4,33 +4,35 @@ large messages and metadata, cancellation."""
 from __future__ import annotations
 
 import pytest
-from transcript import (
+from rawhttp2 import (
     CANCEL,
     INITIAL_WINDOW_SIZE,
     MAX_CONCURRENT_STREAMS,
     NO_ERROR,
     OK,
     POST,
-    REFUSE,
     REFUSED_STREAM,
-    SILENCE,
     TRAILERS,
-    BackendConnection,
-    Client,
     Data,
     Headers,
     Reset,
-    World,
     data,
     goaway,
     headers,
-    host_name,
-    ready,
     request,
     response,
     rst,
     settings,
     window,
+)
+from transcript import (
+    REFUSE,
+    SILENCE,
+    BackendConnection,
+    Client,
+    World,
+    host_name,
+    ready,
 )
 
 from sidecar.splice import stream

@@ -12,7 +12,7 @@ import struct
 from typing import NamedTuple
 
 import pytest
-from transcript import (
+from rawhttp2 import (
     ACK,
     COMPRESSION_ERROR,
     CONTINUATION,
@@ -26,7 +26,6 @@ from transcript import (
     HEADERS,
     INITIAL_WINDOW_SIZE,
     MAX_FRAME_SIZE,
-    MUTE,
     NO_ERROR,
     OK,
     PADDED,
@@ -41,24 +40,27 @@ from transcript import (
     STREAM_CLOSED,
     TRAILERS,
     WINDOW_UPDATE,
-    Client,
     Data,
     Headers,
     Reset,
-    World,
     data,
     frame,
     goaway,
     headers,
-    host_name,
     literal,
     ping,
-    ready,
     response,
     rst,
     settings,
     string,
     window,
+)
+from transcript import (
+    MUTE,
+    Client,
+    World,
+    host_name,
+    ready,
 )
 
 UNAVAILABLE = "14"

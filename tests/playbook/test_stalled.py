@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from transcript import (
+from rawhttp2 import (
     MAX_CONCURRENT_STREAMS,
+    Headers,
+    Ping,
+    ping,
+)
+from transcript import (
     REFUSE,
     SILENCE,
     BackendConnection,
-    Headers,
-    Ping,
     World,
     host_name,
-    ping,
     ready,
 )
 

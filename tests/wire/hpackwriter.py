@@ -13,6 +13,7 @@ import hpack
 from hpack.huffman import HuffmanEncoder
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.table import HeaderTable
+from rawhttp2 import integer
 
 STATIC: Final = HeaderTable.STATIC_TABLE
 STATIC_SIZE: Final = 61
@@ -31,18 +32,6 @@ class Header(NamedTuple):
     name: bytes
     value: bytes
     never: bool = False  # never indexed, section 6.2.3
-
-
-def integer(value: int, bits: int, high: int = 0) -> bytes:
-    most = (1 << bits) - 1
-    if value < most:
-        return bytes([high | value])
-    out = [high | most]
-    value -= most
-    while value >= 128:
-        out.append((value & 127) | 128)
-        value >>= 7
-    return bytes([*out, value])
 
 
 def huffman(text: bytes) -> bytes:

@@ -6,8 +6,14 @@ import itertools
 import random
 
 import pytest
-from hpackwriter import INDEXING, huffman, indexed, literal, size_update
-from transcript import (
+from hpackwriter import (
+    INDEXING,
+    huffman,
+    indexed,
+    literal,
+    size_update,
+)
+from rawhttp2 import (
     END_HEADERS,
     END_STREAM,
     ENHANCE_YOUR_CALM,
@@ -18,20 +24,22 @@ from transcript import (
     PREFACE,
     PRIORITY_FLAG,
     TRAILERS,
-    Client,
     Data,
     Headers,
-    World,
     data,
     frame,
     headers,
-    ready,
     request,
     response,
     settings,
     split_headers,
 )
-from transcript import literal as plain
+from rawhttp2 import literal as plain
+from transcript import (
+    Client,
+    World,
+    ready,
+)
 
 from sidecar.wire.connection import MAX_BLOCK_FRAMES, MAX_HEADER_BLOCK
 from sidecar.wire.memo import MAX_BLOCK_REMEMBERED

@@ -12,13 +12,13 @@ from hpackwriter import (
     Reader,
     Writer,
     indexed,
-    integer,
     literal,
     read_without_state,
     size_update,
     static_index,
     string,
 )
+from rawhttp2 import integer
 
 from sidecar.wire.blocks import Block
 from sidecar.wire.headers import HeaderReader, encode

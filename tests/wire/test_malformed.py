@@ -11,23 +11,33 @@ from typing import Final, NamedTuple
 
 import pytest
 from hpackcases import ILLEGAL_NAMES, ILLEGAL_VALUES
-from hpackwriter import INDEXING, NEVER, WITHOUT, indexed, literal, size_update, static_index
-from transcript import (
+from hpackwriter import (
+    INDEXING,
+    NEVER,
+    WITHOUT,
+    indexed,
+    literal,
+    size_update,
+    static_index,
+)
+from rawhttp2 import (
     OK,
     POST,
     PROTOCOL_ERROR,
     TRAILERS,
-    Client,
     Data,
     Goaway,
     Headers,
     Reset,
     data,
     headers,
-    ready,
     request,
     response,
     split_headers,
+)
+from transcript import (
+    Client,
+    ready,
 )
 
 from sidecar.wire.memo import MAX_VALUES_PER_NAME

@@ -6,8 +6,12 @@ Points 2, 3, 4 and 10 are in test_headers, test_stacks and test_memo; 6 also in 
 from __future__ import annotations
 
 import pytest
-from hpackwriter import INDEXING, indexed, literal
-from transcript import (
+from hpackwriter import (
+    INDEXING,
+    indexed,
+    literal,
+)
+from rawhttp2 import (
     CANCEL,
     DATA,
     ENHANCE_YOUR_CALM,
@@ -25,7 +29,6 @@ from transcript import (
     Data,
     Goaway,
     Headers,
-    Party,
     Ping,
     Reset,
     Settings,
@@ -34,13 +37,16 @@ from transcript import (
     goaway,
     headers,
     ping,
-    ready,
     request,
     response,
     rst,
     settings,
 )
-from transcript import literal as plain
+from rawhttp2 import literal as plain
+from transcript import (
+    Party,
+    ready,
+)
 
 from sidecar.wire.table import MAX_HEADER_LIST
 

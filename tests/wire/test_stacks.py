@@ -21,23 +21,25 @@ from hpackwriter import (
     indexed,
     literal,
 )
-from transcript import (
+from rawhttp2 import (
     OK,
     POST,
     PREFACE,
     TRAILERS,
-    BackendConnection,
-    Client,
     Data,
     Headers,
-    Party,
-    World,
     data,
     headers,
-    ready,
     request,
     response,
     settings,
+)
+from transcript import (
+    BackendConnection,
+    Client,
+    Party,
+    World,
+    ready,
 )
 
 Pairs = tuple[tuple[str, str], ...]

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, NamedTuple
 
 import hpack
-import transcript as wire
+import rawhttp2 as wire
 
 from simulator.calls import Call, Outcome
 from simulator.http2 import Fields, Side, Stream

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, NamedTuple
 
 import hpack
-import transcript as wire
+import rawhttp2 as wire
 
 from sidecar.splice.backend import MAX_CONNECTIONS
 from simulator import calls

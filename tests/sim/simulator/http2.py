@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import hpack
-import transcript as wire
+import rawhttp2 as wire
 
 from simulator.clock import Clock, Violation
 from simulator.network import End

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-import transcript as wire
+import rawhttp2 as wire
 
 from sidecar.splice.backend import BACKOFF_JITTER, BACKOFF_MOST, CONNECT_TIMEOUT
 from sidecar.splice.service import MAX_REFUSALS, QUEUE_TIMEOUT

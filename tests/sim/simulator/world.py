@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import transcript as wire
+import rawhttp2 as wire
 
 from simulator import closing, convergence, judge, shrink
 from simulator.apiserver import ApiServer, Controller, Member
