@@ -29,17 +29,7 @@ from rawhttp2 import (
     split_headers,
     window,
 )
-from transcript import (
-    ACCEPT,
-    MUTE,
-    REFUSE,
-    SILENCE,
-    BackendConnection,
-    Client,
-    Party,
-    World,
-    host_name,
-)
+from transcript import ACCEPT, MUTE, REFUSE, SILENCE, BackendConnection, Client, Party, World, host_name
 
 from sidecar.splice.context import MAX_LENT_IN_ALL
 from sidecar.splice.downstream import MAX_STREAMS

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from fuzzengine import check_bounds, ends
 from fuzzinput import Input
-from rawhttp2 import (
-    POST,
-    PREFACE,
-    frame,
-    headers,
-    settings,
-)
-from transcript import (
-    Party,
-    ready,
-)
+from rawhttp2 import POST, PREFACE, frame, headers, settings
+from transcript import Party, ready
 
 MOST_READS = 40
 

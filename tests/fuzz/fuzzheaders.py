@@ -10,12 +10,7 @@ from typing import Final
 import hpack
 import hpackcases as cases
 from fuzzinput import Input
-from hpackwriter import (
-    Header,
-    Reader,
-    Writer,
-    read_without_state,
-)
+from hpackwriter import Header, Reader, Writer, read_without_state
 
 from sidecar.wire.blocks import Block
 from sidecar.wire.headers import HeaderReader

@@ -18,17 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from rawhttp2 import (
-    POST,
-    PREFACE,
-    Event,
-    FrameReader,
-    Goaway,
-    Headers,
-    data,
-    headers,
-    settings,
-)
+from rawhttp2 import POST, PREFACE, Event, FrameReader, Goaway, Headers, data, headers, settings
 
 ROOT = Path(__file__).parents[2]
 Address = tuple[str, int]

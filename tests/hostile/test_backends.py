@@ -11,16 +11,7 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
-from hostile_mesh import (
-    DIRECT,
-    ECHO,
-    GRPC_CALL,
-    Attack,
-    Attacker,
-    HostileBackend,
-    HostileConnection,
-    until,
-)
+from hostile_mesh import DIRECT, ECHO, GRPC_CALL, Attack, Attacker, HostileBackend, HostileConnection, until
 from rawhttp2 import (
     CONTINUATION,
     ENHANCE_YOUR_CALM,

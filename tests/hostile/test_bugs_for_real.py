@@ -8,12 +8,7 @@ from pathlib import Path
 
 import pytest
 from hostile_mesh import GRPC_CALL, Attacker, Backend, Caller, Mesh, request_to, until
-from rawhttp2 import (
-    Goaway,
-    Reset,
-    data,
-    headers,
-)
+from rawhttp2 import Goaway, Reset, data, headers
 
 INTERNAL_ERROR = 2
 # In the sidecar's place: the same, but that in each turn of its owner the streams of two methods are spoilt, so that

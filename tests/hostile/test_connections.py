@@ -11,22 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from hostile_mesh import (
-    Attack,
-    Attacker,
-    Backend,
-    Caller,
-    Mesh,
-    until,
-)
-from rawhttp2 import (
-    CONTINUATION,
-    HEADERS,
-    POST,
-    PREFACE,
-    frame,
-    literal,
-)
+from hostile_mesh import Attack, Attacker, Backend, Caller, Mesh, until
+from rawhttp2 import CONTINUATION, HEADERS, POST, PREFACE, frame, literal
 
 pytestmark = pytest.mark.once  # the bounds are the same in both builds, and the playbook holds them in both
 

@@ -61,10 +61,7 @@ from rawhttp2 import (
     string,
     window,
 )
-from transcript import (
-    World,
-    ready,
-)
+from transcript import World, ready
 
 CONNECTION, STREAM = "connection", "stream"
 # Where the stream at fault stands: its request open, ended, or the whole stream over; or not opened yet.

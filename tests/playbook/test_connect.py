@@ -1,4 +1,4 @@
-"""Where no backend can take a stream: queues, deadlines, dials, backing off, limits, endpoints that come and go."""
+"""Where no backend can take a stream: queues, dials, backing off, endpoints that come and go."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 from rawhttp2 import (
-    MAX_CONCURRENT_STREAMS,
     OK,
     POST,
     TRAILERS,
@@ -20,24 +19,10 @@ from rawhttp2 import (
     request,
     response,
     rst,
-    settings,
 )
-from transcript import (
-    GREETER,
-    MUTE,
-    ORDERS,
-    REFUSE,
-    SILENCE,
-    World,
-    ready,
-)
+from transcript import GREETER, MUTE, ORDERS, REFUSE, SILENCE, World, ready
 
-
-def with_timeout(text: str) -> tuple[tuple[str, str], ...]:
-    return (*POST, ("grpc-timeout", text))
-
-
-# --- no endpoint -------------------------------------------------------------------------------------
+# --- no endpoint ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("known", ["never", "empty", "gone"])
@@ -85,30 +70,6 @@ def test_a_client_still_sending_is_stopped_after_the_answer() -> None:
     world.nothing_is_left()
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("500m", 0.5), ("1S", 1.0), ("2000000u", 2.0), ("0n", 0.0)])
-def test_a_deadline_that_passes_while_queued(text: str, seconds: float) -> None:
-    world = World()
-    world.endpoints()
-    client = world.client()
-    client.sends(headers(1, with_timeout(text), end=True))
-    if seconds:
-        world.advance(seconds - 0.01)
-        client.receives_nothing()
-    world.advance(0.02)
-    status, message = client.outcome(1)
-    assert status == "4"
-    assert "greeter.default:50051" in message
-    world.nothing_is_left()
-
-
-def test_a_deadline_beyond_the_queue_is_unavailable() -> None:
-    world = World()
-    client = world.client()
-    client.sends(headers(1, with_timeout("30S"), end=True))
-    world.advance(3.0)
-    assert client.outcome(1)[0] == "14"
-
-
 def test_endpoints_that_appear_take_what_waited() -> None:
     world = World()
     client = world.client()
@@ -151,7 +112,7 @@ def test_services_are_kept_apart() -> None:
     assert world.backend(1).peer.backend.service.key == GREETER
 
 
-# --- dialling ----------------------------------------------------------------------------------------
+# --- dialling ------------------------------------------------------------------------------------------
 
 
 def test_connections_are_ready_before_the_first_call() -> None:
@@ -274,97 +235,7 @@ def test_a_backend_that_sends_everyone_away_is_not_dialled_in_a_loop() -> None:
     assert world.dials < 12
 
 
-# --- MAX_CONCURRENT_STREAMS --------------------------------------------------------------------------
-
-
-def test_a_limit_on_streams_is_met_with_another_connection() -> None:
-    world = ready(1, settings={MAX_CONCURRENT_STREAMS: 2})
-    client = world.client()
-    for _ in range(5):
-        client.opens()
-    connections = world.backends["10.0.0.1"]
-    assert [len(c.streams_open()) for c in connections] == [2, 2, 1]
-    client.receives_nothing()
-
-
-def test_streams_wait_for_room_where_there_is_no_other_endpoint() -> None:
-    world = ready(1, settings={MAX_CONCURRENT_STREAMS: 1})
-    client = world.client()
-    for _ in range(10):
-        client.opens(end=True)
-    connections = world.backends["10.0.0.1"]
-    assert len(connections) == 8, "so many connections are opened to get round a limit"
-    assert all(len(c.streams_open()) == 1 for c in connections)
-    connections[0].answers(1)
-    assert connections[0].streams_open() == [3]
-    world.advance(3.0)
-    statuses = [dict(e.fields).get("grpc-status") for e in client.take() if isinstance(e, Headers) and e.end]
-    assert sorted(s for s in statuses if s) == ["0", "14"]
-
-
-def test_streams_over_one_endpoints_limit_go_to_another() -> None:
-    world = World()
-    world.backend_settings["10.0.0.1"] = {MAX_CONCURRENT_STREAMS: 1}
-    world.endpoints(1, 2)
-    client = world.client()
-    for _ in range(24):
-        client.opens()
-    world.advance(5.0)
-    client.receives_nothing()
-    assert sum(len(c.streams_open()) for c in world.connections()) == 24
-
-
-@pytest.mark.parametrize("manner", [REFUSE, SILENCE, MUTE])
-def test_streams_over_a_limit_look_elsewhere_where_no_further_connection_is_had(manner: str) -> None:
-    """Found by the simulator: they waited for that one endpoint until they were UNAVAILABLE."""
-    world = World()
-    world.backend_settings["10.0.0.1"] = {MAX_CONCURRENT_STREAMS: 1}
-    world.endpoints(1, 2)
-    client = world.client()
-    world.manners["10.0.0.1"] = manner
-    for _ in range(6):
-        client.opens(end=True)
-        world.advance(0.1)
-    world.advance(0.3)
-    assert len(world.backend(2).streams_open()) == 5
-    limited = world.backends["10.0.0.1"][0]
-    assert limited.streams_open() == [1]
-    world.advance(10.0)
-    client.receives_nothing()
-    limited.answers(1)
-    for _ in range(2):
-        client.opens(end=True)
-    world.advance(0.3)
-    assert limited.streams_open() == [3], "it takes streams again as soon as it has room"
-    assert len(world.backend(2).streams_open()) == 6
-
-
-def test_a_limit_of_zero_is_respected_until_it_is_lifted() -> None:
-    world = ready(1, settings={MAX_CONCURRENT_STREAMS: 0})
-    client = world.client()
-    stream = client.calls()
-    assert all(not c.streams_open() for c in world.connections())
-    world.backend(1).sends(settings({MAX_CONCURRENT_STREAMS: 5}))
-    backend = world.backend(1)
-    backend.receives(request(1), Data(1, b"request", True))
-    backend.answers(1)
-    assert client.outcome(stream) == ("0", "")
-
-
-def test_a_limit_lowered_below_what_is_open_stops_only_new_streams() -> None:
-    world = ready(1)
-    client = world.client()
-    for _ in range(3):
-        client.opens(end=True)
-    first = world.backend(1)
-    first.sends(settings({MAX_CONCURRENT_STREAMS: 1}))
-    client.opens(end=True)
-    assert len(first.streams_open()) == 3
-    assert world.backend(1) is not first
-    assert len(world.backend(1).streams_open()) == 1
-
-
-# --- endpoints come and go ---------------------------------------------------------------------------
+# --- endpoints come and go -----------------------------------------------------------------------------
 
 
 def test_a_removed_endpoint_keeps_its_streams_and_gets_no_new_one() -> None:

@@ -25,13 +25,7 @@ from rawhttp2 import (
     settings,
     window,
 )
-from transcript import (
-    BIG,
-    BackendConnection,
-    Client,
-    World,
-    ready,
-)
+from transcript import BIG, BackendConnection, Client, World, ready
 
 MAX_WINDOW = 2**31 - 1
 # What the engine may hold for all stalled readers together in the worst test below.

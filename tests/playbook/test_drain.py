@@ -2,23 +2,8 @@
 
 from __future__ import annotations
 
-from rawhttp2 import (
-    NO_ERROR,
-    POST,
-    PREFACE,
-    REFUSED_STREAM,
-    Goaway,
-    Ping,
-    Reset,
-    headers,
-    ping,
-    settings,
-)
-from transcript import (
-    Client,
-    World,
-    ready,
-)
+from rawhttp2 import NO_ERROR, POST, PREFACE, REFUSED_STREAM, Goaway, Ping, Reset, headers, ping, settings
+from transcript import Client, World, ready
 
 
 def drain(world: World) -> None:

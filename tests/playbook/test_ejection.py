@@ -3,26 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from rawhttp2 import (
-    CANCEL,
-    INTERNAL_ERROR,
-    NO_ERROR,
-    OK,
-    POST,
-    REFUSED_STREAM,
-    Headers,
-    data,
-    headers,
-    rst,
-)
-from transcript import (
-    SILENCE,
-    BackendConnection,
-    Client,
-    World,
-    host_name,
-    ready,
-)
+from rawhttp2 import CANCEL, INTERNAL_ERROR, NO_ERROR, OK, POST, REFUSED_STREAM, Headers, data, headers, rst
+from transcript import SILENCE, BackendConnection, Client, World, host_name, ready
 
 from sidecar.balance.outlier import Ejection
 

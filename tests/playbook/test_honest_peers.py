@@ -21,12 +21,7 @@ from rawhttp2 import (
     settings,
     window,
 )
-from transcript import (
-    BackendConnection,
-    Client,
-    World,
-    ready,
-)
+from transcript import BackendConnection, Client, World, ready
 
 MESSAGE = b"\0\0\0\0\1x"
 BLOCK = literal(POST)

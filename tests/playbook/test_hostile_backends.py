@@ -34,11 +34,7 @@ from rawhttp2 import (
     string,
     window,
 )
-from transcript import (
-    BackendConnection,
-    Client,
-    ready,
-)
+from transcript import BackendConnection, Client, ready
 
 from sidecar.splice import context, engine, peer, upstream
 from sidecar.wire import connection

@@ -38,12 +38,7 @@ from rawhttp2 import (
     string,
     window,
 )
-from transcript import (
-    BackendConnection,
-    Client,
-    World,
-    ready,
-)
+from transcript import BackendConnection, Client, World, ready
 
 from sidecar.splice import context, downstream, engine, peer, stream
 from sidecar.wire import connection

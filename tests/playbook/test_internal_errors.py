@@ -8,25 +8,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
-from rawhttp2 import (
-    OK,
-    POST,
-    TRAILERS,
-    Data,
-    Goaway,
-    Reset,
-    data,
-    headers,
-    settings,
-    window,
-)
-from transcript import (
-    REFUSE,
-    SILENCE,
-    Client,
-    World,
-    ready,
-)
+from rawhttp2 import OK, POST, TRAILERS, Data, Goaway, Reset, data, headers, settings, window
+from transcript import REFUSE, SILENCE, Client, World, ready
 
 from sidecar.splice import internal
 from sidecar.splice.internal import InternalErrors

@@ -23,17 +23,7 @@ from rawhttp2 import (
     settings,
     window,
 )
-from transcript import (
-    REFUSE,
-    BackendConnection,
-    World,
-    ready,
-)
-
-
-def who_has(world: World, stream_count: int = 1) -> BackendConnection:
-    (found,) = [c for c in world.connections() if not c.closed and len(c.streams_open()) == stream_count]
-    return found
+from transcript import REFUSE, World, ready, who_has
 
 
 def test_a_stream_above_the_goaways_last_is_sent_to_another_endpoint_with_its_body() -> None:

@@ -55,13 +55,7 @@ from rawhttp2 import (
     string,
     window,
 )
-from transcript import (
-    MUTE,
-    Client,
-    World,
-    host_name,
-    ready,
-)
+from transcript import MUTE, Client, World, host_name, ready
 
 UNAVAILABLE = "14"
 CONNECTION, STREAM = "connection", "stream"

@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from rawhttp2 import (
-    MAX_CONCURRENT_STREAMS,
-    Headers,
-    Ping,
-    ping,
-)
-from transcript import (
-    REFUSE,
-    SILENCE,
-    BackendConnection,
-    World,
-    host_name,
-    ready,
-)
+from rawhttp2 import MAX_CONCURRENT_STREAMS, Headers, Ping, ping
+from transcript import REFUSE, SILENCE, BackendConnection, World, host_name, ready
 
 from sidecar.splice import backend
 

@@ -374,3 +374,13 @@ def ready(*hosts: int, seed: int = 1, settings: dict[int, int] | None = None) ->
         world.backend_settings[host_name(host)] = settings or {}
     world.endpoints(*hosts)
     return world
+
+
+def who_has(world: World, stream_count: int = 1) -> BackendConnection:
+    """The one backend's connection with so many open streams."""
+    (found,) = [c for c in world.connections() if not c.closed and len(c.streams_open()) == stream_count]
+    return found
+
+
+def with_timeout(text: str) -> tuple[tuple[str, str], ...]:
+    return (*POST, ("grpc-timeout", text))

@@ -7,10 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from hpackwriter import (
-    Choose,
-    Header,
-)
+from hpackwriter import Choose, Header
 
 NAMES: Final = (
     b":method", b":scheme", b":path", b":authority", b":status", b"content-type", b"te", b"user-agent", b"grpc-timeout",

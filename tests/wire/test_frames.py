@@ -9,12 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from librt.strings import BytesWriter
-from rawhttp2 import (
-    CONTINUATION,
-    END_HEADERS,
-    END_STREAM,
-    HEADERS,
-)
+from rawhttp2 import CONTINUATION, END_HEADERS, END_STREAM, HEADERS
 
 from sidecar.wire import frames
 

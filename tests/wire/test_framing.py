@@ -6,13 +6,7 @@ import itertools
 import random
 
 import pytest
-from hpackwriter import (
-    INDEXING,
-    huffman,
-    indexed,
-    literal,
-    size_update,
-)
+from hpackwriter import INDEXING, huffman, indexed, literal, size_update
 from rawhttp2 import (
     END_HEADERS,
     END_STREAM,
@@ -35,11 +29,7 @@ from rawhttp2 import (
     split_headers,
 )
 from rawhttp2 import literal as plain
-from transcript import (
-    Client,
-    World,
-    ready,
-)
+from transcript import Client, World, ready
 
 from sidecar.wire.connection import MAX_BLOCK_FRAMES, MAX_HEADER_BLOCK
 from sidecar.wire.memo import MAX_BLOCK_REMEMBERED

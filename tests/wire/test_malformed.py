@@ -11,15 +11,7 @@ from typing import Final, NamedTuple
 
 import pytest
 from hpackcases import ILLEGAL_NAMES, ILLEGAL_VALUES
-from hpackwriter import (
-    INDEXING,
-    NEVER,
-    WITHOUT,
-    indexed,
-    literal,
-    size_update,
-    static_index,
-)
+from hpackwriter import INDEXING, NEVER, WITHOUT, indexed, literal, size_update, static_index
 from rawhttp2 import (
     OK,
     POST,
@@ -35,10 +27,7 @@ from rawhttp2 import (
     response,
     split_headers,
 )
-from transcript import (
-    Client,
-    ready,
-)
+from transcript import Client, ready
 
 from sidecar.wire.memo import MAX_VALUES_PER_NAME
 

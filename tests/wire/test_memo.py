@@ -7,14 +7,7 @@ import tracemalloc
 
 import pytest
 from hpackcases import ANSWER, POST
-from hpackwriter import (
-    INDEXING,
-    Header,
-    literal,
-    read_without_state,
-    static_index,
-    string,
-)
+from hpackwriter import INDEXING, Header, literal, read_without_state, static_index, string
 
 from sidecar.wire.headers import HeaderReader
 from sidecar.wire.memo import (

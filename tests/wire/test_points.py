@@ -6,11 +6,7 @@ Points 2, 3, 4 and 10 are in test_headers, test_stacks and test_memo; 6 also in 
 from __future__ import annotations
 
 import pytest
-from hpackwriter import (
-    INDEXING,
-    indexed,
-    literal,
-)
+from hpackwriter import INDEXING, indexed, literal
 from rawhttp2 import (
     CANCEL,
     DATA,
@@ -43,10 +39,7 @@ from rawhttp2 import (
     settings,
 )
 from rawhttp2 import literal as plain
-from transcript import (
-    Party,
-    ready,
-)
+from transcript import Party, ready
 
 from sidecar.wire.table import MAX_HEADER_LIST
 

@@ -12,35 +12,9 @@ from typing import Final, NamedTuple
 
 import hpack
 import pytest
-from hpackwriter import (
-    INDEXING,
-    NEVER,
-    WITHOUT,
-    Writer,
-    huffman,
-    indexed,
-    literal,
-)
-from rawhttp2 import (
-    OK,
-    POST,
-    PREFACE,
-    TRAILERS,
-    Data,
-    Headers,
-    data,
-    headers,
-    request,
-    response,
-    settings,
-)
-from transcript import (
-    BackendConnection,
-    Client,
-    Party,
-    World,
-    ready,
-)
+from hpackwriter import INDEXING, NEVER, WITHOUT, Writer, huffman, indexed, literal
+from rawhttp2 import OK, POST, PREFACE, TRAILERS, Data, Headers, data, headers, request, response, settings
+from transcript import BackendConnection, Client, Party, World, ready
 
 Pairs = tuple[tuple[str, str], ...]
 CALLS: Final = 5
