@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from sidecar.balance.endpoints import ServicePort, Snapshot
 from sidecar.discovery.catalog import Emitter, FaultLog, resolution_of, summary
+from sidecar.discovery.reading import read_up_to
 from sidecar.discovery.slices import (
     MalformedError,
     ServiceInfo,
@@ -194,29 +195,26 @@ class FileSource:
                     self._confirmed_at = now
                 return
             self._polls_to_steady = _STEADY_POLLS if stamp != self._stamp else self._polls_to_steady - 1
-            data = self._read()
+            data = read_up_to(self._path, MAX_FILE_BYTES)
         except OSError as error:
             # Gone for now: whatever appears next is new, even if it looks the same.
             self._stamp = None
             self._bad(f"{self._path}: {error.strerror or error}")
             return
-        self._stamp = stamp
         self._load(data, now)
+        self._stamp = stamp
 
     def _look(self) -> _Stamp:
         found = os.stat(self._path)  # noqa: PTH116 - pathlib imports urllib.parse: memory
         return _Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
-    def _read(self) -> bytes:
-        # O_NONBLOCK: a FIFO put there by mistake must not stop the only thread.
-        with os.fdopen(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            return file.read(MAX_FILE_BYTES + 1) or b""
-
     def _load(self, data: bytes, now: float) -> None:
         digest = hash(data)
         if digest != self._digest:  # else touched, or replaced by its like
-            self._digest = digest
+            # Should this raise, for want of memory or by a bug of ours, it is tried again.
+            self._good, self._digest = False, None
             self._verdict = self._decode(data, now)
+            self._digest = digest
         if self._verdict:
             self._bad(f"{self._path}: {self._verdict}")
             return

@@ -12,6 +12,7 @@ import os
 from typing import Any, Final, NamedTuple
 
 from sidecar.balance.endpoints import Endpoint, ServicePort
+from sidecar.discovery.reading import read_up_to
 from sidecar.discovery.slices import MalformedError, canonical_ip, shown
 
 FILE_NAME: Final = "endpoints.json"
@@ -151,12 +152,10 @@ class StateFile:
     def load(self) -> Saved | None:
         """None: there is none. Raises OSError and MalformedError, one line each."""
         try:
-            # O_NONBLOCK: a FIFO in its place must not stop the only thread.
-            opened = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            data = read_up_to(self.path, MAX_FILE_BYTES, os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
-        with os.fdopen(opened, "rb") as file:
-            return decode(file.read(MAX_FILE_BYTES + 1) or b"")
+        return decode(data)
 
     def store(self, saved: Saved) -> None:
         """Whole or not at all, whenever the process ends. Not synced to a disk: it need not outlive the node.

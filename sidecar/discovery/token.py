@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Final
+
+from sidecar.discovery.reading import read_up_to
 
 # The kubelet rotates a token at 80 % of its life, of 10 minutes at least, and the old one is good for the
 # rest: reading once a minute is early enough. client-go does the same.
@@ -46,8 +47,7 @@ class TokenFile:
 
     def _load(self) -> str:
         try:
-            with os.fdopen(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-                data = file.read(MAX_TOKEN_BYTES + 1) or b""
+            data = read_up_to(self._path, MAX_TOKEN_BYTES)
         except OSError as error:
             raise TokenError(f"token {self._path}: {error.strerror or error}") from None
         token = data.strip()

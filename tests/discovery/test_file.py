@@ -234,7 +234,7 @@ def test_an_idle_file_is_not_read_again(driven: Driven, monkeypatch: pytest.Monk
     driven.watch()
     driven.poll(2)
     driven.path.chmod(0)
-    monkeypatch.setattr(driven.source, "_read", lambda: pytest.fail("read although nothing changed"))
+    monkeypatch.setattr(file_module, "read_up_to", lambda *args: pytest.fail("read although nothing changed"))
     assert driven.poll(100) == []
 
 
@@ -252,6 +252,42 @@ def test_a_fifo_or_directory_in_its_place_does_not_block(tmp_path: Path) -> None
         assert driven.watch() == []
         assert not driven.source.synced()
         assert driven.source.status(driven.now)["last_error"]
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_directory_in_its_place_leaves_no_file_open(tmp_path: Path) -> None:
+    """It is looked at 20 times a second, for as long as it stands there."""
+    driven = Driven(tmp_path)
+    driven.poll()
+    before = open_files()
+    driven.poll(20)
+    assert open_files() == before
+
+
+def test_what_fails_by_no_fault_of_the_file_is_tried_again(
+    driven: Driven, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driven.path.write_text(one("10.0.0.1"))
+    driven.watch()
+    driven.poll(2)
+    driven.path.write_text(one("10.0.0.2"))
+    with monkeypatch.context() as short:
+        short.setattr(file_module, "decode", raise_memory_error)
+        for _ in range(3):
+            with pytest.raises(MemoryError):
+                driven.poll()
+        assert driven.source.status(driven.now)["state"] == "stale"
+    (snapshot,) = driven.poll()
+    assert isinstance(snapshot, Snapshot)
+    assert snapshot.endpoints == endpoints("10.0.0.2")
+    assert driven.source.status(driven.now)["state"] == "live"
+
+
+def raise_memory_error(data: bytes) -> None:
+    raise MemoryError
 
 
 def test_an_address_is_resolved_by_cluster_ip_and_port(driven: Driven) -> None:

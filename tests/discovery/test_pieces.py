@@ -142,6 +142,15 @@ def test_a_token_is_read_again_in_time_or_when_refused(tmp_path: Path) -> None:
         TokenFile(str(path)).read(0.0)
 
 
+def test_a_directory_in_a_tokens_place_leaves_no_file_open(tmp_path: Path) -> None:
+    """It is tried with every connection, and there is a file for each such mistake."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        with pytest.raises(TokenError, match="Is a directory"):
+            TokenFile(str(tmp_path)).read(0.0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_the_setting_names_the_source(tmp_path: Path) -> None:
     def dial(*_: object) -> None:
         raise AssertionError("nothing is dialled before something is wanted")
