@@ -10,7 +10,7 @@ from sidecar.splice import states
 from sidecar.splice.context import Context
 from sidecar.splice.peer import FLUSH_AT, RESET_BY_US, Peer, drop_request
 from sidecar.splice.stream import Stream
-from sidecar.wire import frames
+from sidecar.wire import fields, frames
 from sidecar.wire.blocks import Block
 from sidecar.wire.budget import Budget
 from sidecar.wire.connection import ConnectionFault
@@ -153,6 +153,8 @@ class Upstream(Peer):
                 fault = fault or "a :status below 100"
             elif block.status < 200 and (end_stream or block.status == 101):
                 fault = fault or f"a {block.status} that cannot stand in HTTP/2"
+            elif end_stream and block.content_length > 0 and not self._may_lack_body(stream, block):
+                fault = fault or "content-length does not add up"
         if fault:
             self.stream_fault(stream_id, frames.PROTOCOL_ERROR, fault)
             return
@@ -173,11 +175,18 @@ class Upstream(Peer):
         else:
             stream.advance(states.ANSWER)
             drop_request(stream)
-            # Against HEAD the length is of a body that does not come; its END_STREAM is on the headers.
+            # Of a body that does not come (`_may_lack_body`), if this is the end.
             half.content_length = -1 if end_stream else block.content_length
             if end_stream:
                 half.state = states.next_half(half.state, states.END)
             self._pass_block(stream, block, end_stream)
+
+    def _may_lack_body(self, stream: Stream, answer: Block) -> bool:
+        """Whether content-length may speak of what does not come (RFC 9110 section 8.6)."""
+        if answer.status == 204 or answer.status == 304 or stream.block is None:
+            return True
+        request = self.context.memo.read(stream.block)
+        return request.seen & (fields.HEAD | fields.CONNECT) != 0
 
     def _pass_block(self, stream: Stream, block: Block, end_stream: bool) -> None:
         half = stream.response

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DUPLICATE_PSEUDO: Final[i64] = 64
 LATE_PSEUDO: Final[i64] = 128
 _REQUIRED: Final[i64] = fields.METHOD | fields.SCHEME | fields.PATH
-_FREE: Final[i64] = fields.AUTHORITY | fields.OPTIONS
+_FREE: Final[i64] = fields.AUTHORITY | fields.OPTIONS | fields.HEAD
 _REQUEST_ONLY: Final[i64] = _REQUIRED | fields.AUTHORITY
 
 

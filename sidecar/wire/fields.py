@@ -32,7 +32,12 @@ CONNECTION_SPECIFIC: Final[i64] = 70
 CONNECT: Final[i64] = 256
 OPTIONS: Final[i64] = 512
 STAR: Final[i64] = 1024  # a :path of *
-_METHOD_MARKS: Final[dict[bytes, int]] = {b"CONNECT": CONNECT, b"OPTIONS": OPTIONS}
+HEAD: Final[i64] = 2048
+_METHOD_MARKS: Final[dict[bytes, int]] = {
+    b"CONNECT": int(CONNECT),
+    b"OPTIONS": int(OPTIONS),
+    b"HEAD": int(HEAD),
+}
 
 _KINDS: Final[dict[bytes, int]] = {
     b":method": METHOD,
@@ -56,6 +61,11 @@ _KINDS: Final[dict[bytes, int]] = {
 # Section 8.2.1 for names. `bytes.translate` with these deletes all that is allowed; what is left is the fault.
 _NAME_OCTETS: Final = bytes([c for c in range(0x21, 0x7F) if not (0x41 <= c <= 0x5A) and c != 0x3A])
 _DIGITS: Final = b"0123456789"
+_LETTERS: Final = bytes(range(0x41, 0x5B)) + bytes(range(0x61, 0x7B))
+# The same for two pseudo-headers (section 8.3.1). What reads "GET /elsewhere HTTP/1.1" where a method belongs may
+# end up, in front of a server that speaks HTTP/1, as another request than the one that was balanced.
+_METHOD_OCTETS: Final = _LETTERS + _DIGITS + b"!#$%&'*+-.^_`|~"  # a token, RFC 9110 section 5.6.2
+_SCHEME_OCTETS: Final = _LETTERS + _DIGITS + b"+-."  # RFC 3986 section 3.1
 
 NO_NUMBER: Final[i64] = -1
 BAD_VALUE: Final[i64] = -1  # in place of a size
@@ -90,9 +100,13 @@ class Field:
                 self.marks |= STAR
             elif not value.startswith(b"/"):
                 return ":path does not start with a slash"
+            elif b" " in value or b"\t" in value:
+                return "white space in :path"
         elif kind == METHOD or kind == SCHEME:
             if not value:
                 return "empty " + self.name.decode("ascii")
+            if value.translate(None, _METHOD_OCTETS if kind == METHOD else _SCHEME_OCTETS):
+                return "illegal octet in " + self.name.decode("ascii")
             if kind == METHOD:
                 self.marks |= _METHOD_MARKS.get(value, 0)
         elif kind == STATUS:

@@ -176,6 +176,7 @@ MESSAGES = [
     on_stream("8.1.1", "more DATA than content-length", answer(("content-length", "3")) + data(VICTIM, b"four"), PROTOCOL_ERROR, "content-length"),
     on_stream("8.1.1", "less DATA than content-length", answer(("content-length", "5")) + data(VICTIM, b"four", True), PROTOCOL_ERROR, "content-length"),
     on_stream("8.1.1", "trailers before content-length is reached", answer(("content-length", "5")) + headers(VICTIM, TRAILERS, True), PROTOCOL_ERROR, "content-length"),
+    on_stream("8.1.1", "content-length without a body", headers(VICTIM, (*OK, ("content-length", "4")), True), PROTOCOL_ERROR, "content-length"),
     on_stream("8.1.1", "content-length twice and different", answer(("content-length", "1"), ("content-length", "2")), PROTOCOL_ERROR, "content-length"),
     on_stream("8.1.1", "content-length that is no number", answer(("content-length", "+1")), PROTOCOL_ERROR, "content-length"),
     *[on_stream("8.2.1", f"a name with {octet!r}", answer((f"a{octet}b", "x")), PROTOCOL_ERROR, "field name")

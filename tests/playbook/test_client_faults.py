@@ -186,6 +186,9 @@ MESSAGES = [
     *[on_stream("8.3.1", f"{name} twice", headers(NEXT, ((name, value), *POST), True), PROTOCOL_ERROR, IDLE) for name, value in POST[:4]],
     on_stream("8.3.1", "an empty :path", headers(NEXT, ((":path", ""), *[f for f in POST if f[0] != ":path"]), True), PROTOCOL_ERROR, IDLE),
     on_stream("8.3.1", ":path without a slash", headers(NEXT, ((":path", "x"), *[f for f in POST if f[0] != ":path"]), True), PROTOCOL_ERROR, IDLE),
+    *[on_stream("8.3.1", f"{name} {value!r}", headers(NEXT, ((name, value), *[f for f in POST if f[0] != name]), True), PROTOCOL_ERROR, IDLE)
+      for name, value in ((":method", "GET /x HTTP/1.1"), (":method", "a/b"), (":method", "M\xc9TODE"), (":scheme", "http://x/"), (":scheme", "h ttp"),
+                          (":path", "/a b"), (":path", "/a\tb"), (":path", "/a HTTP/1.1"))],
     on_stream("8.5", "CONNECT with a path", headers(NEXT, ((":method", "CONNECT"), (":path", "/"), (":authority", "x")), True), PROTOCOL_ERROR, IDLE),
 ]  # fmt: skip
 

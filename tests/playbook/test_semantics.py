@@ -164,3 +164,19 @@ def test_what_all_answers_made_here_say() -> None:
         "14",
         "evenstream: endpoint 10.0.0.1:50051 of greeter.default:50051 broke HTTP/2: DATA on stream 0",
     )
+
+
+# --- a body that may be missing (RFC 9113 section 8.1.1) -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "status"), [("HEAD", "200"), ("GET", "204"), ("GET", "304")], ids=["HEAD", "204", "304"]
+)
+def test_a_length_may_speak_of_a_body_that_does_not_come(method: str, status: str) -> None:
+    world = ready(1)
+    client = world.client()
+    client.sends(headers(1, ((":method", method), *POST[1:]), end=True))
+    answer = ((":status", status), ("content-length", "4"))
+    who_has(world).sends(headers(1, answer, end=True))
+    client.receives(response(1, answer, True))
+    world.nothing_is_left()

@@ -93,6 +93,9 @@ def seeded(seed: int) -> Choose:
 
 _NAME = re.compile(rb"[!-9;-@\[-~]+")  # RFC 9113 section 8.2.1: no controls, no capitals, no colon
 _VALUE = re.compile(rb"([!-~\x80-\xff]([\t -~\x80-\xff]*[!-~\x80-\xff])?)?")  # RFC 9110 section 5.5
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token: RFC 9110 section 5.6.2
+_SCHEME = re.compile(rb"[A-Za-z0-9+.-]+")
+_PATH = re.compile(rb"/[^ \t]*", re.DOTALL)
 _FORBIDDEN = {b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
 _REQUEST = {b":method", b":scheme", b":path"}
 
@@ -106,9 +109,9 @@ def field_is_legal(name: bytes, value: bytes) -> bool:
     if name == b"content-length":
         return re.fullmatch(rb"[0-9]{1,18}", value) is not None
     if name == b":path":
-        return value == b"*" or value.startswith(b"/")
+        return value == b"*" or _PATH.fullmatch(value) is not None
     if name in (b":method", b":scheme"):
-        return value != b""
+        return (_METHOD if name == b":method" else _SCHEME).fullmatch(value) is not None
     if name == b":status":
         return re.fullmatch(rb"[1-9][0-9][0-9]", value) is not None
     return True
