@@ -161,6 +161,24 @@ def frames(sock: socket.socket) -> Iterator[tuple[int, bytes]]:
             data = data[end:]
 
 
+# The process is started and is told to end before there is a loop that could hear it.
+TOLD_EARLY = """
+import os, signal, sys
+from contract import logs
+from sidecar import __main__
+logs.configure = lambda *settings: os.kill(os.getpid(), signal.SIGTERM)
+raise SystemExit(__main__.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.once
+def test_sigterm_while_it_starts_ends_it(scene: Scene) -> None:
+    """As process 1 of a container it would not even be killed: the kernel drops what has no handler there."""
+    command = [sys.executable, "-c", TOLD_EARLY, "--source", f"file:{scene.file.path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_sigterm_sends_goaway_at_once(scene: Scene) -> None:
     sidecar = scene.sidecar().ready()
     with socket.create_connection(("127.0.0.1", sidecar.port)) as sock:
