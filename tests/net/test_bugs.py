@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
 
 import pytest
 from net_loop import run_until
@@ -15,21 +14,10 @@ from sidecar.net import loop as loops
 from sidecar.net.dataplane import DataPlane, Listener
 from sidecar.net.loop import Loop
 from sidecar.net.transport import Streams
-from sidecar.splice.engine import Engine
 from sidecar.wire.frames import PREFACE
 
 GREETER = ServicePort("default", "greeter", 50051)
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"
-
-
-@pytest.fixture
-def scene() -> Iterator[tuple[Loop, DataPlane]]:
-    loop = Loop()
-    plane = DataPlane(loop, Engine(1))
-    yield loop, plane
-    plane.stop_listening()
-    plane.abort_all()
-    loop.close()
 
 
 class Handler:
@@ -65,9 +53,9 @@ class Handler:
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )
 def test_a_handler_that_raises_loses_its_connection_once(
-    scene: tuple[Loop, DataPlane], raises: tuple[str, ...], told: list[str], errors: dict[str, int]
+    loop_and_plane: tuple[Loop, DataPlane], raises: tuple[str, ...], told: list[str], errors: dict[str, int]
 ) -> None:
-    loop, plane = scene
+    loop, plane = loop_and_plane
     streams = Streams(loop)
     server = socket.create_server(("127.0.0.1", 0))
     handler, other = Handler(*raises), Handler()
@@ -91,8 +79,8 @@ def test_a_handler_that_raises_loses_its_connection_once(
         sock.close()
 
 
-def test_a_client_that_cannot_be_adopted_is_closed(scene: tuple[Loop, DataPlane]) -> None:
-    loop, plane = scene
+def test_a_client_that_cannot_be_adopted_is_closed(loop_and_plane: tuple[Loop, DataPlane]) -> None:
+    loop, plane = loop_and_plane
     taken: list[socket.socket] = []
 
     def accept(sock: socket.socket, now: float) -> None:
@@ -121,9 +109,9 @@ class Broken(socket.socket):
         raise KeyError("accept")
 
 
-def test_a_listener_that_raises_rests(scene: tuple[Loop, DataPlane]) -> None:
+def test_a_listener_that_raises_rests(loop_and_plane: tuple[Loop, DataPlane]) -> None:
     """Level-triggered as the loop is, the same would come in every turn."""
-    loop, plane = scene
+    loop, plane = loop_and_plane
     sock = Broken()
     sock.bind(("127.0.0.1", 0))
     sock.listen()
@@ -139,9 +127,9 @@ def test_a_listener_that_raises_rests(scene: tuple[Loop, DataPlane]) -> None:
 
 
 def test_an_owner_whose_turn_raises_is_called_again_and_the_plane_goes_on(
-    scene: tuple[Loop, DataPlane],
+    loop_and_plane: tuple[Loop, DataPlane],
 ) -> None:
-    loop, plane = scene
+    loop, plane = loop_and_plane
     turns: list[float] = []
     plane.engine.service(GREETER)
     left, right = socket.socketpair()
@@ -164,9 +152,11 @@ def test_an_owner_whose_turn_raises_is_called_again_and_the_plane_goes_on(
     right.close()
 
 
-def test_an_endpoint_that_cannot_be_dialled_is_one_that_is_not_there(scene: tuple[Loop, DataPlane]) -> None:
+def test_an_endpoint_that_cannot_be_dialled_is_one_that_is_not_there(
+    loop_and_plane: tuple[Loop, DataPlane],
+) -> None:
     """A name no socket takes: this raises TypeError, which is no OSError."""
-    loop, plane = scene
+    loop, plane = loop_and_plane
     engine = plane.engine
     endpoints = (Endpoint("no\0host", 1),)
     engine.update(Snapshot(GREETER, endpoints, "file", loop.now(), True), loop.now())
@@ -182,9 +172,9 @@ def test_an_endpoint_that_cannot_be_dialled_is_one_that_is_not_there(scene: tupl
     right.close()
 
 
-def test_a_connection_whose_socket_raises_ends_alone(scene: tuple[Loop, DataPlane]) -> None:
+def test_a_connection_whose_socket_raises_ends_alone(loop_and_plane: tuple[Loop, DataPlane]) -> None:
     """In the read, and in the write of the GOAWAY that should tell of it."""
-    loop, plane = scene
+    loop, plane = loop_and_plane
     engine = plane.engine
 
     class Odd(socket.socket):

@@ -9,7 +9,6 @@ import resource
 import socket
 import struct
 import time
-from collections.abc import Iterator
 
 import pytest
 from net_loop import run_until
@@ -38,20 +37,12 @@ class Refusing(socket.socket):
         return super().accept()
 
 
-@pytest.fixture
-def scene() -> Iterator[tuple[Loop, DataPlane]]:
-    loop = Loop()
-    plane = DataPlane(loop, Engine(1))
-    yield loop, plane
-    plane.stop_listening()
-    plane.abort_all()
-    loop.close()
-
-
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
-def test_without_files_a_listener_rests_and_then_goes_on(scene: tuple[Loop, DataPlane], code: int) -> None:
+def test_without_files_a_listener_rests_and_then_goes_on(
+    loop_and_plane: tuple[Loop, DataPlane], code: int
+) -> None:
     """Level-triggered as the loop is, it would otherwise be ready again in every turn: a core for nothing."""
-    loop, plane = scene
+    loop, plane = loop_and_plane
     sock = Refusing()
     sock.code = code
     sock.bind(("127.0.0.1", 0))
@@ -70,8 +61,8 @@ def test_without_files_a_listener_rests_and_then_goes_on(scene: tuple[Loop, Data
     client.close()
 
 
-def test_a_resting_listener_that_is_closed_is_not_woken(scene: tuple[Loop, DataPlane]) -> None:
-    loop, plane = scene
+def test_a_resting_listener_that_is_closed_is_not_woken(loop_and_plane: tuple[Loop, DataPlane]) -> None:
+    loop, plane = loop_and_plane
     sock = Refusing()
     sock.bind(("127.0.0.1", 0))
     sock.listen()
@@ -85,9 +76,9 @@ def test_a_resting_listener_that_is_closed_is_not_woken(scene: tuple[Loop, DataP
     client.close()
 
 
-def test_an_error_of_one_client_keeps_nobody_else_waiting(scene: tuple[Loop, DataPlane]) -> None:
+def test_an_error_of_one_client_keeps_nobody_else_waiting(loop_and_plane: tuple[Loop, DataPlane]) -> None:
     """ECONNABORTED and the like speak of one connection; the next may be fine."""
-    loop, plane = scene
+    loop, plane = loop_and_plane
     sock = Refusing()
     sock.code = errno.ECONNABORTED
     sock.bind(("127.0.0.1", 0))
@@ -142,8 +133,8 @@ def test_a_client_too_many_is_closed_and_the_others_stay() -> None:
     loop.close()
 
 
-def test_a_client_that_resets_before_it_is_taken(scene: tuple[Loop, DataPlane]) -> None:
-    loop, plane = scene
+def test_a_client_that_resets_before_it_is_taken(loop_and_plane: tuple[Loop, DataPlane]) -> None:
+    loop, plane = loop_and_plane
     plane.listen("127.0.0.1", 0, GREETER)
     address = plane._listeners[0]._sock.getsockname()
     for _ in range(5):
@@ -160,10 +151,10 @@ def test_a_client_that_resets_before_it_is_taken(scene: tuple[Loop, DataPlane]) 
 
 
 def test_a_closed_connection_is_not_remembered_while_it_would_have_lingered(
-    scene: tuple[Loop, DataPlane],
+    loop_and_plane: tuple[Loop, DataPlane],
 ) -> None:
     """Connections that come and go by the thousand a second must not stay for two seconds each."""
-    loop, plane = scene
+    loop, plane = loop_and_plane
     plane.listen("127.0.0.1", 0, GREETER)
     address = plane._listeners[0]._sock.getsockname()
     client = socket.create_connection(address)
