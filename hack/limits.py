@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from markdowntable import table
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "limits.md"
 BEGIN = "<!-- limits:begin (written by hack/limits.py) -->\n"
@@ -81,11 +83,8 @@ def _reason(lines: list[str], node: ast.AnnAssign) -> str:
 
 
 def text() -> str:
-    rows = [
-        f"| `{each.module}` | `{each.name}` | {each.value} | {each.reason.replace('|', chr(92) + '|')} |"
-        for each in limits()
-    ]
-    return "\n".join(["| module | constant | value | why |", "|---|---|---|---|", *rows]) + "\n"
+    rows = [[f"`{each.module}`", f"`{each.name}`", each.value, each.reason] for each in limits()]
+    return table(["module", "constant", "value", "why"], rows)
 
 
 def page() -> str:

@@ -11,7 +11,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import click  # noqa: E402
+from markdowntable import table  # noqa: E402
 
 from contract import names, settings  # noqa: E402
 from contract.settings import Setting  # noqa: E402
@@ -61,15 +62,6 @@ LABELS = {
     "build": "`compiled` or `interpreted`",
     "python": "its version",
 }
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """As Markdown. Cells may hold anything but line breaks."""
-    lines = [head, ["---"] * len(head), *rows]
-    return (
-        "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        + "\n"
-    )
 
 
 def code(text: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +14,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-_spec = importlib.util.spec_from_file_location("hack_lock", ROOT / "hack" / "lock.py")
-assert _spec is not None
-assert _spec.loader is not None
-lock = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(lock)
+sys.path.insert(0, str(ROOT / "hack"))
+
+import lock  # noqa: E402
 
 pytestmark = pytest.mark.once
 
