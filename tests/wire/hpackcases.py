@@ -1,4 +1,5 @@
-"""What random blocks are made of, and a judge of requests and responses written from the RFCs a second time."""
+"""What random blocks are made of, a judge of requests and responses written from the RFCs a second time, and what
+our reader and the `hpack` library must agree on."""
 
 from __future__ import annotations
 
@@ -7,7 +8,12 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from hpackwriter import Choose, Header
+from hpackwriter import Choose, Header, read_without_state
+
+from sidecar.wire.blocks import Block
+from sidecar.wire.headers import HeaderReader
+from sidecar.wire.primitives import CompressionError
+from sidecar.wire.table import HeaderListTooLargeError
 
 NAMES: Final = (
     b":method", b":scheme", b":path", b":authority", b":status", b"content-type", b"te", b"user-agent", b"grpc-timeout",
@@ -149,3 +155,38 @@ def response_is_legal(headers: Sequence[Header]) -> bool:
 
 def trailers_are_legal(headers: Sequence[Header]) -> bool:
     return _pseudo(headers) == []
+
+
+# --- our reader beside the library -------------------------------------------------------------------
+
+# Where ours is stricter than the library, it says one of these.
+OURS_ALONE: Final = ("an integer of more octets than it needs", "more than two table size updates")
+
+
+def agree(block: Block, expected: list[Header]) -> None:
+    """The block says what the library read, needs no table, and is judged as the RFCs would."""
+    assert read_without_state(block.raw) == expected
+    assert (block.request_fault() == "") == request_is_legal(expected), (block.request_fault(), expected)
+    assert (block.response_fault() == "") == response_is_legal(expected), (block.response_fault(), expected)
+    assert (block.trailers_fault() == "") == trailers_are_legal(expected), (block.trailers_fault(), expected)
+    values = {name: value for name, value, _ in expected}
+    assert block.path == values.get(b":path", b"")
+    if b"grpc-status" in values and values[b"grpc-status"].isdigit() and len(values[b"grpc-status"]) < 4:
+        assert block.grpc_status == int(values[b"grpc-status"])
+    assert block.is_grpc == (
+        values.get(b"content-type", b"").startswith((b"application/grpc+", b"application/grpc;"))
+        or values.get(b"content-type") == b"application/grpc"
+    )
+    assert block.shape is not None or block.list_size == sum(
+        len(name) + len(value) + 32 for name, value, _ in expected
+    )
+
+
+def read(reader: HeaderReader, block: bytes) -> tuple[Block | None, str]:
+    """What it says, or why it is refused."""
+    try:
+        return reader.read(block), ""
+    except CompressionError as error:
+        return None, str(error) or "refused"
+    except HeaderListTooLargeError:
+        return None, "the list is too large"

@@ -12,68 +12,14 @@ from typing import Final
 import hpack
 import hpackcases as cases
 import pytest
-from hpackwriter import (
-    NEVER,
-    WITHOUT,
-    Choose,
-    Header,
-    Reader,
-    Writer,
-    literal,
-    read_without_state,
-    size_update,
-    static_index,
-)
+from hpackwriter import NEVER, WITHOUT, Choose, Reader, Writer, literal, size_update, static_index
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.wire.blocks import Block
 from sidecar.wire.headers import HeaderReader
 from sidecar.wire.memo import BlockMemo
-from sidecar.wire.primitives import CompressionError
-from sidecar.wire.table import HeaderListTooLargeError
 
-# Where ours is stricter than the library, it says one of these.
-OURS_ALONE: Final = ("an integer of more octets than it needs", "more than two table size updates")
 SEEDS: Final = 100  # of sequences of 20 blocks; make fuzz runs many more
-
-
-def agree(block: Block, expected: list[Header]) -> None:
-    """The block says what the library read, needs no table, and is judged as the RFCs would."""
-    assert read_without_state(block.raw) == expected
-    assert (block.request_fault() == "") == cases.request_is_legal(expected), (
-        block.request_fault(),
-        expected,
-    )
-    assert (block.response_fault() == "") == cases.response_is_legal(expected), (
-        block.response_fault(),
-        expected,
-    )
-    assert (block.trailers_fault() == "") == cases.trailers_are_legal(expected), (
-        block.trailers_fault(),
-        expected,
-    )
-    values = {name: value for name, value, _ in expected}
-    assert block.path == values.get(b":path", b"")
-    if b"grpc-status" in values and values[b"grpc-status"].isdigit() and len(values[b"grpc-status"]) < 4:
-        assert block.grpc_status == int(values[b"grpc-status"])
-    assert block.is_grpc == (
-        values.get(b"content-type", b"").startswith((b"application/grpc+", b"application/grpc;"))
-        or values.get(b"content-type") == b"application/grpc"
-    )
-    assert block.shape is not None or block.list_size == sum(
-        len(name) + len(value) + 32 for name, value, _ in expected
-    )
-
-
-def read(reader: HeaderReader, block: bytes) -> tuple[Block | None, str]:
-    """What it says, or why it is refused."""
-    try:
-        return reader.read(block), ""
-    except CompressionError as error:
-        return None, str(error) or "refused"
-    except HeaderListTooLargeError:
-        return None, "the list is too large"
 
 
 def run(choose: Choose, memo: BlockMemo, blocks: int) -> None:
@@ -86,7 +32,7 @@ def run(choose: Choose, memo: BlockMemo, blocks: int) -> None:
             block = writer.resize(0)
             writer.limit = 0
         block += writer.block(cases.some_headers(choose), choose, updates=at != complies_at)
-        agree(ours.read(block), library.read(block))
+        cases.agree(ours.read(block), library.read(block))
         assert ours.stateless == (writer.most == 0)
 
 
@@ -138,20 +84,20 @@ def compare_damaged(seed: int, memo: BlockMemo) -> str:
         writer = Writer(0)
     for _ in range(choose(4)):
         good = writer.block(cases.some_headers(choose), choose)
-        agree(ours.read(good), library.read(good))
+        cases.agree(ours.read(good), library.read(good))
     bad = damaged(writer.block(cases.some_headers(choose), choose), rng)
     if not writer.limit:
         library.decoder.max_allowed_table_size = 4096  # that much we put up with, docs/adr/0004
-    block, why = read(ours, bad)
+    block, why = cases.read(ours, bad)
     try:
         expected = library.read(bad)
     except hpack.HPACKError:
         assert why, f"ours takes {bad.hex()}, which the library refuses"
         return why
     if block is None:
-        assert why in OURS_ALONE, f"ours refuses {bad.hex()}: {why}; the library reads {expected}"
+        assert why in cases.OURS_ALONE, f"ours refuses {bad.hex()}: {why}; the library reads {expected}"
         return why
-    agree(block, expected)
+    cases.agree(block, expected)
     return ""
 
 
@@ -218,7 +164,7 @@ def test_blocks_that_differ_in_values_that_never_repeat(seed: int) -> None:
             what = a_value(name, rng) if name in VARYING else value
             huffman = coded if rng.random() < 0.95 else not coded
             raw += literal(static_index(name) or name, what, form, coded, huffman)
-        agree(reader.read(raw), library.read(raw))
+        cases.agree(reader.read(raw), library.read(raw))
         if rng.random() < 0.1:
             bad = damaged(raw, rng)
             if not any(0x20 <= octet < 0x40 for octet in (bad[:1] or b"-")):
@@ -227,16 +173,16 @@ def test_blocks_that_differ_in_values_that_never_repeat(seed: int) -> None:
 
 
 def _agree_if_both_read(ours: HeaderReader, library: Reader, raw: bytes) -> None:
-    block, why = read(ours, raw)
+    block, why = cases.read(ours, raw)
     try:
         expected = library.read(raw)
     except hpack.HPACKError:
         assert why
         return
     if block is None:
-        assert why in OURS_ALONE
+        assert why in cases.OURS_ALONE
     else:
-        agree(block, expected)
+        cases.agree(block, expected)
 
 
 def test_a_deadline_is_each_blocks_own() -> None:
