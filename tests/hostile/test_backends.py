@@ -17,7 +17,9 @@ from rawhttp2 import (
     ENHANCE_YOUR_CALM,
     HEADERS,
     INITIAL_WINDOW_SIZE,
+    INSERT_LARGE,
     MAX_CONCURRENT_STREAMS,
+    NEWEST,
     OK,
     PRIORITY,
     REFUSED_STREAM,
@@ -30,13 +32,11 @@ from rawhttp2 import (
     ping,
     rst,
     settings,
-    string,
     window,
 )
 
 pytestmark = pytest.mark.once  # the bounds are the same in both builds, and the playbook holds them in both
 
-INSERT = b"\x40\x01a" + string(b"x" * 3000)
 Script = Callable[[HostileConnection], None]
 Start = Callable[[Script], HostileBackend]
 
@@ -123,7 +123,7 @@ def test_continuations_without_end(attack: Attack, start: Start) -> None:
 def test_a_header_bomb(attack: Attack, start: Start) -> None:
     def script(connection: HostileConnection) -> None:
         stream = greeted(connection)
-        connection.send(headers(stream, literal(OK) + INSERT), headers(stream, b"\xbe" * 2000, end=True))
+        connection.send(headers(stream, literal(OK) + INSERT_LARGE), headers(stream, NEWEST * 2000, end=True))
         connection.told()
 
     start(script)

@@ -13,6 +13,8 @@ from rawhttp2 import (
     ENHANCE_YOUR_CALM,
     HEADERS,
     INITIAL_WINDOW_SIZE,
+    INSERT_LARGE,
+    NEWEST,
     PRIORITY,
     REFUSED_STREAM,
     SETTINGS,
@@ -38,9 +40,8 @@ LARGE = request_to("Large")
 SWALLOW = request_to("Swallow")
 BLOCK = literal(HANG)
 TEN_MEGABYTES = b"\0" + struct.pack(">I", 3) + b"160"  # messages of 64 KiB
-# An entry of 3 KB in the attacker's table, and 40 octets that stand for it 40 times.
-INSERT = b"\x40\x01a" + string(b"x" * 3000)
-BOMB = literal(HANG) + b"\xbe" * 40
+# 40 octets that stand for 120 KB.
+BOMB = literal(HANG) + NEWEST * 40
 
 
 def odd() -> Iterable[int]:
@@ -143,21 +144,21 @@ def test_a_flood_of_empty_continuations(attack: Attack) -> None:
 
 
 def test_an_hpack_bomb(attack: Attack) -> None:
-    flood(attack, [headers(3, literal(HANG) + b"\xbe" * 2000)], 1, headers(1, literal(HANG) + INSERT))
+    flood(attack, [headers(3, literal(HANG) + NEWEST * 2000)], 1, headers(1, literal(HANG) + INSERT_LARGE))
 
 
 def test_hpack_bombs_just_below_the_limit(attack: Attack) -> None:
     """120 KB of header list from 200 octets, on stream after stream."""
-    before = headers(1, literal(HANG) + INSERT)
+    before = headers(1, literal(HANG) + INSERT_LARGE)
     flood(attack, (headers(s, BOMB) for s in itertools.count(3, 2)), 1000, before)
 
 
 def test_hpack_bombs_as_trailers(attack: Attack) -> None:
     attacker = Attacker(attack.port)
-    attacker.send(headers(1, literal(SWALLOW) + INSERT))
+    attacker.send(headers(1, literal(SWALLOW) + INSERT_LARGE))
     streams = range(3, 603, 2)
     attacker.send(*[headers(s, literal(SWALLOW)) for s in streams])
-    attacker.send(*[headers(s, b"\xbe" * 40, end=True) for s in streams])
+    attacker.send(*[headers(s, NEWEST * 40, end=True) for s in streams])
     attacker.read_until(lambda: attacker.answered() + attacker.count(Reset) >= 100, "they are over", 60)
     attack.is_survived()
     attacker.close()

@@ -84,6 +84,12 @@ def integer(value: int, bits: int, high: int = 0) -> bytes:
     return bytes([*out, value])
 
 
+# An entry of 3 KB in the other end's table (RFC 7541 section 6.2.1), and the octet that stands for the newest entry:
+# what HPACK bombs are made of.
+INSERT_LARGE = b"\x40\x01a" + string(b"x" * 3000)
+NEWEST = b"\xbe"
+
+
 def _bytes(text: str | bytes) -> bytes:
     return text.encode("latin-1") if isinstance(text, str) else text
 

@@ -13,7 +13,9 @@ from rawhttp2 import (
     ENHANCE_YOUR_CALM,
     HEADERS,
     INITIAL_WINDOW_SIZE,
+    INSERT_LARGE,
     MAX_CONCURRENT_STREAMS,
+    NEWEST,
     OK,
     POST,
     PRIORITY,
@@ -31,7 +33,6 @@ from rawhttp2 import (
     response,
     rst,
     settings,
-    string,
     window,
 )
 from transcript import BackendConnection, Client, ready
@@ -40,7 +41,6 @@ from sidecar.splice import context, engine, peer, upstream
 from sidecar.wire import connection
 
 UNAVAILABLE = "14"
-INSERT = b"\x40\x01a" + string(b"x" * 3000)
 
 
 class Scene:
@@ -159,8 +159,8 @@ def test_a_flood_of_continuations(size: int) -> None:
 
 def test_a_header_bomb() -> None:
     scene = Scene()
-    scene.hostile.sends(headers(1, literal(OK) + INSERT))
-    scene.hostile.sends(headers(1, b"\xbe" * 2000, end=True))
+    scene.hostile.sends(headers(1, literal(OK) + INSERT_LARGE))
+    scene.hostile.sends(headers(1, NEWEST * 2000, end=True))
     scene.hostile.is_told(ENHANCE_YOUR_CALM)
     assert scene.client.outcome(scene.victim)[0] == UNAVAILABLE
     scene.check()
@@ -176,9 +176,9 @@ def test_header_bombs_just_below_the_limit_on_every_stream() -> None:
     client.sends(*[headers(s, POST, end=True) for s in streams])
     numbers = scene.hostile.streams_open()
     client.stops_reading()
-    scene.hostile.sends(headers(numbers[0], literal(OK) + INSERT))
+    scene.hostile.sends(headers(numbers[0], literal(OK) + INSERT_LARGE))
     for n in numbers[1:]:
-        scene.hostile.sends(headers(n, literal(OK) + b"\xbe" * 40), headers(n, b"\xbe" * 40, end=True))
+        scene.hostile.sends(headers(n, literal(OK) + NEWEST * 40), headers(n, NEWEST * 40, end=True))
     assert not client.closed
     assert len(client.unsent) <= peer.MAX_BLOCKS_UNREAD + 2 * connection.MAX_HEADER_BLOCK + 13 * len(numbers)
     client.reads()
@@ -199,9 +199,9 @@ def test_trailers_held_behind_data_are_counted() -> None:
     client.sends(settings({INITIAL_WINDOW_SIZE: 0}))
     client.sends(*[headers(s, POST, end=True) for s in range(5, 805, 2)])
     numbers = scene.hostile.streams_open()
-    scene.hostile.sends(headers(numbers[0], literal(OK) + INSERT))
+    scene.hostile.sends(headers(numbers[0], literal(OK) + INSERT_LARGE))
     for n in numbers[1:]:
-        scene.hostile.sends(headers(n, OK), data(n, b"x"), headers(n, b"\xbe" * 40, end=True))
+        scene.hostile.sends(headers(n, OK), data(n, b"x"), headers(n, NEWEST * 40, end=True))
         assert world.engine.kept()["held"] <= context.MAX_HELD_IN_ALL
         if client.closed:
             break

@@ -11,6 +11,8 @@ from rawhttp2 import (
     CONTINUATION,
     ENHANCE_YOUR_CALM,
     HEADERS,
+    INSERT_LARGE,
+    NEWEST,
     OK,
     POST,
     PREFACE,
@@ -28,9 +30,8 @@ from transcript import ready
 from sidecar.splice import peer
 from sidecar.wire import connection
 
-# An entry of 3 KB in the peer's table, and a block of a few octets that stands for 40 of it.
-INSERT = b"\x40\x01a" + string(b"x" * 3000)
-BOMB = literal(POST) + b"\xbe" * 40
+# 40 octets that stand for 120 KB.
+BOMB = literal(POST) + NEWEST * 40
 
 
 @pytest.mark.parametrize("size", [1, 100, 1000, 16384])
@@ -57,8 +58,8 @@ def test_an_hpack_bomb() -> None:
     world = ready(1)
     bystander = Bystander(world)
     client = world.client()
-    client.sends(headers(1, literal(POST) + INSERT))
-    client.sends(headers(3, literal(POST) + b"\xbe" * 2000))
+    client.sends(headers(1, literal(POST) + INSERT_LARGE))
+    client.sends(headers(3, literal(POST) + NEWEST * 2000))
     client.is_told(ENHANCE_YOUR_CALM)
     bystander.check()
 
@@ -68,7 +69,7 @@ def test_hpack_bombs_just_below_the_limit_do_not_pile_up() -> None:
     world = ready(1)
     bystander = Bystander(world)
     client = world.client()
-    client.sends(headers(1, literal(POST) + INSERT))
+    client.sends(headers(1, literal(POST) + INSERT_LARGE))
     bystander.backend.stops_reading()
     peak = 0
     for s in ODD[1:]:
@@ -89,10 +90,10 @@ def test_hpack_bombs_as_trailers_reset_their_own_stream() -> None:
     world = ready(1)
     bystander = Bystander(world)
     client = world.client()
-    client.sends(headers(1, literal(POST) + INSERT))
+    client.sends(headers(1, literal(POST) + INSERT_LARGE))
     client.sends(*[headers(s, literal(POST)) for s in ODD[1:200]])
     bystander.backend.stops_reading()
-    client.sends(*[headers(s, b"\xbe" * 40, end=True) for s in ODD[1:200]])
+    client.sends(*[headers(s, NEWEST * 40, end=True) for s in ODD[1:200]])
     assert not bystander.backend.closed
     assert len(bystander.backend.unsent) <= connection.MAX_UNREAD_OUTPUT
     bystander.backend.reads()
@@ -104,7 +105,7 @@ def test_what_an_hpack_bomb_pays_for_is_its_own() -> None:
     """The decoder costs time by the octet that comes out: few for each turn."""
     world = ready(1)
     client = world.client()
-    client.sends(headers(1, literal(POST) + INSERT))
+    client.sends(headers(1, literal(POST) + INSERT_LARGE))
     client.sends(*[headers(s, BOMB) for s in ODD[1:1000]])
     client.is_told(ENHANCE_YOUR_CALM)
     assert len(world.backend(1).streams_open()) == 0
