@@ -60,9 +60,8 @@ class Backend(Member):
         self._dialling: Upstream | None = None
         self._failures: i64 = 0  # in a row
         self._another_at: float = 0.0  # when one more connection may be tried beside those there are
-        # Out of rotation while any of these is set.
+        # Out of rotation while any of these is set, or `record.ejected`.
         self._backing_off: bool = False
-        # `record.ejected` is another.
         self._impatient: bool = False  # a dial takes too long to wait for
         self._full: bool = False  # all connections there may be have all streams they may have
 
