@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from contract import names, values
+from contract import logs, names, values
 
 
 class Setting(NamedTuple):
@@ -144,7 +144,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     _setting(
         "log-format",
-        values.one_of("text", "json"),
+        values.one_of(*logs.FORMATS),
         "text",
         "How messages are logged: text for people, or json, one object a line.",
         annotation=True,
