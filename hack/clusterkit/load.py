@@ -233,14 +233,6 @@ class Traffic:
         except KubeError as error:
             raise KubeError(f"{error}; the clients say: {[load.told() for load in self._loads]}") from None
 
-    def run_for(self, seconds: float) -> None:
-        """Let it go on, and raise KubeError if a client ends."""
-        for load in self._loads:
-            until = time.monotonic() + seconds / len(self._loads)
-            load.until(
-                "some time has passed", lambda _, until=until: time.monotonic() >= until, seconds + 10.0
-            )  # type: ignore[misc]
-
     def finish(self) -> Totals:
         seconds = time.monotonic() - self._began
         reports = [load.finish() for load in self._loads]

@@ -72,26 +72,3 @@ def endpoint_slice(name: str, service_name: str, port: Mapping[str, Any], pods: 
             for pod in pods
         ],
     }
-
-
-def tools_pod(name: str, script: str, extra: Mapping[str, str], ports: Sequence[int]) -> list[Json]:
-    """A pod that runs `script` with Python, and the ConfigMap it has it from. `extra`: further files."""
-    (deployment,) = manifest("client-plain.yaml")
-    template = copy.deepcopy(deployment["spec"]["template"]["spec"])
-    template["containers"][0] |= {
-        "name": "server",
-        "command": ["python", "/files/main.py"],
-        "ports": [{"containerPort": port} for port in ports],
-        "volumeMounts": [{"name": "files", "mountPath": "/files", "readOnly": True}],
-        "readinessProbe": {"tcpSocket": {"port": ports[0]}, "periodSeconds": 1},
-    }
-    template["volumes"] = [{"name": "files", "configMap": {"name": name}}]
-    files = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}
-    files["data"] = {"main.py": script, **extra}  # type: ignore[assignment]
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": template,
-    }
-    return [files, pod]

@@ -69,16 +69,10 @@ class Capture:
         self._timed: dict[Captured, None] = {}  # with a time-out under way
         self._known: dict[Destination, _Known] = {}
         self._waiting: dict[Destination, list[Captured]] = {}
-        self._listeners: list[Listener] = []
 
     def listen(self, host: str, port: int) -> None:
         """Raises PortInUseError."""
-        self._listeners.append(Listener(self.plane.loop, sockets.listen(host, port), self.accept))
-
-    def stop_listening(self) -> None:
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
+        Listener(self.plane.loop, sockets.listen(host, port), self.accept)  # the loop keeps it
 
     def accept(self, sock: socket.socket, now: float) -> None:
         destination = sockets.original_destination(sock)

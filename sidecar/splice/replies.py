@@ -15,7 +15,6 @@ CANCELLED: Final[i64] = 1
 UNKNOWN: Final[i64] = 2
 DEADLINE_EXCEEDED: Final[i64] = 4
 RESOURCE_EXHAUSTED: Final[i64] = 8
-INTERNAL: Final[i64] = 13
 UNAVAILABLE: Final[i64] = 14
 
 # Long enough for any cause we name; a header block stays one small frame.

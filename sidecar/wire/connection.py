@@ -83,7 +83,6 @@ class Connection:
         self.send_window: i64 = frames.DEFAULT_WINDOW
         self.receive_window: i64 = CONNECTION_WINDOW
         self.held_back: i64 = 0  # octets of the peer's DATA that count as not read yet
-        self.settings_acknowledged: bool = False
         self._credit_due: i64 = 0  # what honest WINDOW_UPDATEs may give back
         self.nuisance = Budget(NUISANCE_BUDGET, NUISANCE_PER_SECOND, NUISANCE_MOST)
         self._settings_budget = Budget(SETTINGS_BUDGET, SETTINGS_PER_SECOND)
@@ -420,7 +419,6 @@ class Connection:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "SETTINGS on a stream")
         if flags & frames.ACK:
             _expect_length("SETTINGS acknowledgement", length, 0)
-            self.settings_acknowledged = True
             self._headers.acknowledged = True
             return
         if length % 6:

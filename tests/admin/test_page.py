@@ -33,7 +33,6 @@ class LiveView(FakeView):
         self.lock = threading.Lock()
         self.calling = False
         self.uneven = False
-        self.answering = True
         self._started = time.monotonic()
         self._made = 0
 

@@ -198,7 +198,6 @@ class Controller:
         self.service = service
         self.random = rng
         self.slices: list[dict[str, Member]] = [{}, {}, {}]
-        self.deleted = False
 
     def create(self) -> None:
         self.api.server.put(objects.service(self.service, ip=f"10.96.0.{10 + len(self.service)}"))

@@ -147,7 +147,6 @@ class Link:
         self.vanished = False
         self.held_until = 0.0  # nothing arrives before
         self.held_since = 0.0
-        self.born = network.clock.now
 
     def soon(self, act: Callable[[], None]) -> None:
         self.network.clock.after(self.weather.latency, act)
