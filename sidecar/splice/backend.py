@@ -29,7 +29,9 @@ CONNECT_PATIENCE: Final = 0.25
 BACKOFF_FIRST: Final = 0.1
 BACKOFF_MOST: Final = 5.0
 BACKOFF_JITTER: Final = 0.2
-# A connection lost sooner than this after it was ready counts as a failed dial: it may well be lost again.
+# A connection that is lost sooner than this after it was ready, and has served no stream, counts as a failed dial: it
+# may well be lost again. After one that did serve the next is wanted at once: servers end connections after so many
+# requests, nginx after 1,000, which are soon made.
 SETTLED_AFTER: Final = 1.0
 # So long a connection is in doubt. If the pod is gone, its kernel's silence has shown on this one too by then.
 DOUBT_TIMEOUT: Final = 3.0
@@ -225,10 +227,11 @@ class Backend(Member):
             self._one_less(upstream, why)
 
     def _one_less(self, upstream: Upstream, why: str) -> None:
-        """Dial again, at once if the connection had served for a while, else after a wait."""
+        """Dial again, at once if the connection had served, else after a wait."""
         self._full = False
         now = self._context.now
-        served = upstream.ready_at >= 0.0 and now - upstream.ready_at >= SETTLED_AFTER
+        settled = upstream.ready_at >= 0.0 and now - upstream.ready_at >= SETTLED_AFTER
+        served = upstream.has_served or settled
         if served and not upstream.stalled:
             self._failures = 0
             self._rotate()

@@ -41,6 +41,7 @@ class Upstream(Peer):
         self.backend: Final = backend
         self.connected: bool = False
         self.ready_at: float = -1.0  # when its SETTINGS came; -1: not yet
+        self.has_served: bool = False  # answered a stream, or kept one when it said GOAWAY
         self.stalled: bool = False  # what we send is not even acknowledged: nothing new until it is
         self.in_doubt: bool = False  # another one to the same pod is stalled: this one is being asked
         self.next_id: i64 = FIRST_STREAM
@@ -174,6 +175,7 @@ class Upstream(Peer):
             self._pass_block(stream, block, False)
         else:
             stream.advance(states.ANSWER)
+            self.has_served = True
             drop_request(stream)
             # Of a body that does not come (`_may_lack_body`), if this is the end.
             half.content_length = -1 if end_stream else block.content_length
@@ -231,6 +233,10 @@ class Upstream(Peer):
         refused.sort(key=_number)
         for stream in refused:
             self.streams.remove(stream.up_id)
+            # Sent again elsewhere: should it be answered here all the same, that is no reason to end the others.
+            self.bury(stream.up_id, RESET_BY_US)
+        if code == frames.NO_ERROR and self.streams.count() > 0:
+            self.has_served = True
         if first:
             self.backend.draining(self)
         why = f"GOAWAY {frames.error_name(code)} {debug[:80].decode('utf-8', 'replace')}".rstrip()

@@ -235,6 +235,39 @@ def test_a_backend_that_sends_everyone_away_is_not_dialled_in_a_loop() -> None:
     assert world.dials < 12
 
 
+@pytest.mark.parametrize("end", ["GOAWAY", "closed"])
+def test_a_backend_that_ends_each_connection_after_so_many_requests_goes_on_at_once(end: str) -> None:
+    """As nginx does (keepalive_requests), and Envoy (max_requests_per_connection). No time passes."""
+    world = ready(1)
+    client = world.client()
+    for _ in range(30):
+        backend = world.backend(1)
+        for number in (1, 3):
+            stream = client.calls()
+            backend.answers(number)
+            assert client.outcome(stream) == ("0", "")
+        if end == "GOAWAY":
+            backend.sends(goaway(3))
+        backend.leaves("closed the connection")
+    assert world.dials == 31
+    world.nothing_is_left()
+
+
+def test_a_goaway_with_the_only_request_a_connection_is_to_have() -> None:
+    """It comes ahead of the answer: nginx says it as soon as it has the last request."""
+    world = ready(1)
+    client = world.client()
+    for _ in range(10):
+        backend = world.backend(1)
+        stream = client.calls()
+        backend.sends(goaway(1))
+        backend.answers(1)
+        assert client.outcome(stream) == ("0", "")
+        assert backend.closed
+    assert world.dials == 11
+    world.nothing_is_left()
+
+
 # --- endpoints come and go -----------------------------------------------------------------------------
 
 

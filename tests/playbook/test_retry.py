@@ -23,7 +23,7 @@ from rawhttp2 import (
     settings,
     window,
 )
-from transcript import REFUSE, World, ready, who_has
+from transcript import REFUSE, World, host_name, ready, who_has
 
 
 def test_a_stream_above_the_goaways_last_is_sent_to_another_endpoint_with_its_body() -> None:
@@ -91,6 +91,24 @@ def test_streams_up_to_the_goaways_last_go_on() -> None:
         Data(1, b"response"),
         response(1, TRAILERS, True),
     ]
+    world.nothing_is_left()
+
+
+def test_what_still_comes_for_a_stream_above_the_goaways_last_is_ignored() -> None:
+    """A server that answers what it has just said it would not: the streams it has kept are not to suffer."""
+    world = ready(1, 2)
+    client = world.client()
+    client.calls()
+    first = who_has(world)
+    client.calls()
+    client.calls()
+    assert first.streams_open() == [1, 3]
+    other = world.backend(2 if first.host == host_name(1) else 1)
+    first.sends(goaway(1), headers(3, OK), data(3, b"late"), headers(3, TRAILERS, end=True), rst(3))
+    first.answers(1)
+    for stream in other.streams_open():
+        other.answers(stream)
+    assert [client.outcome(stream) for stream in (1, 3, 5)] == [("0", "")] * 3
     world.nothing_is_left()
 
 
