@@ -242,9 +242,15 @@ class ApiConnection:
             return
         self.close()
         streams, self._streams = self._streams, {}
+        raised: Exception | None = None
         for stream in streams.values():
-            stream.exchange.broken(reason, True, now)
+            try:
+                stream.exchange.broken(reason, True, now)
+            except Exception as error:  # a bug of ours; whoever is not told would wait for ever
+                raised = error
         self._owner.ended(reason, bool(self._drained_by), now)
+        if raised is not None:
+            raise raised
 
     def close(self) -> None:
         """Close without telling anybody."""

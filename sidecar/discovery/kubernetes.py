@@ -101,6 +101,7 @@ class _Watched:
         self.name = name
         self.ports: dict[ServicePort, None] = {}
         self.streams: dict[int, int] = {}  # id of a reflector: the stream of its request
+        self.untold = False  # a bug of ours kept what is known of it from being told
         self.watched_at = math.nan  # when both of its watches were last seen to be up
 
     def reflectors(self) -> tuple[Reflector[SliceInfo], Reflector[ServiceInfo]]:
@@ -181,9 +182,16 @@ class KubernetesSource:
     def tick(self, now: float) -> None:
         if now < self._due:
             return
-        if self._connection is not None:
-            self._connection.tick(now)
-        self.turn(now)
+        connection = self._connection
+        try:
+            if connection is not None:
+                connection.tick(now)
+            self.turn(now)
+        except Exception:
+            # A bug of ours, and the same would come each time: a new connection begins anew.
+            if connection is not None and connection is self._connection:
+                connection.end("internal error", now)
+            raise
 
     def deadline(self) -> float:
         return self._due
@@ -243,6 +251,12 @@ class KubernetesSource:
         """Something changed: tell what is new, ask what is wanted, and say when to be woken."""
         if self._closed:
             return
+        try:
+            self._act(now)
+        finally:
+            self._due = self._next_deadline()
+
+    def _act(self, now: float) -> None:
         for one in self._watched.values():
             if one.slices.changed or one.service.changed:
                 self._announce(one, now)
@@ -260,7 +274,6 @@ class KubernetesSource:
             self._connection.flush()
         elif self._connection is None:
             self._resolver.unreachable(self._connect_at)
-        self._due = self._next_deadline()
 
     def refused(self, status: int) -> None:
         if status == 401 and self._token is not None:
@@ -270,6 +283,9 @@ class KubernetesSource:
         connection, self._connection = self._connection, None
         for one in self._watched.values():
             one.streams.clear()  # the next connection counts its streams from 1 again
+            for reflector in one.reflectors():
+                reflector.cut_off()
+            one.slices.changed |= one.untold
         if connection is not None:
             if connection.succeeded and now - connection.live_since >= STEADY_SECONDS:
                 self._backoff.reset()
@@ -370,8 +386,10 @@ class KubernetesSource:
         if not one.service.listed or (service is not None and not one.slices.listed):
             return
         slices = [s for s in one.slices.objects.values() if s.service == one.name]
+        one.untold = True
         for port in one.ports:
             self._emit.snapshot(port, service, slices, now)
+        one.untold = False
 
     def _service_with(self, ip: str) -> ServiceInfo | None:
         found = (one.known() for one in self._watched.values())

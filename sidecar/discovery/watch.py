@@ -210,6 +210,13 @@ class Reflector(Generic[T]):
         else:
             self._fail(LIST_WANTED if self.state == LISTING else WATCH_WANTED, reason, now)
 
+    def cut_off(self) -> None:
+        """There is no connection. Says nothing new, unless `broken` was kept from saying it by a bug of ours."""
+        if self.state == LISTING:
+            self.state = LIST_WANTED
+        elif self.state == WATCHING:
+            self.state = WATCH_WANTED
+
     # Lists
 
     def _list_path(self) -> str:
@@ -245,10 +252,15 @@ class Reflector(Generic[T]):
         """Put one object in place. One that is wholly wrong leaves what was known of it."""
         try:
             parsed = self._parse(item)
-        except MalformedError as error:
+        except (
+            Exception
+        ) as error:  # MalformedError; by a bug of ours any: the other objects are not to suffer
             self._counters.malformed += 1
-            self.faults.report(f"{error}; what was known of it stays in force")
             name = name_of(item)
+            what = str(error)
+            if not isinstance(error, MalformedError):
+                what = f"{self.collection.what}: internal error at {shown(name)}: {type(error).__name__}: {error}"
+            self.faults.report(f"{what}; what was known of it stays in force")
             if name in self.objects:
                 into[name] = self.objects[name]
             return
