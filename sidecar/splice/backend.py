@@ -25,9 +25,9 @@ CONNECT_TIMEOUT: Final = 3.0
 # after it they go to endpoints that are connected.
 CONNECT_PATIENCE: Final = 0.25
 # Between failed dials: doubled each time, with a fifth of jitter either way. An endpoint in the snapshot
-# claims to be ready, so the wait stays short.
+# claims to be ready, so the wait stays short: shorter than a call's (QUEUE_TIMEOUT), which so sees at least one dial.
 BACKOFF_FIRST: Final = 0.1
-BACKOFF_MOST: Final = 5.0
+BACKOFF_MOST: Final = 2.0
 BACKOFF_JITTER: Final = 0.2
 # A connection that is lost sooner than this after it was ready, and has served no stream, counts as a failed dial: it
 # may well be lost again. After one that did serve the next is wanted at once: servers end connections after so many

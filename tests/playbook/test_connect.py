@@ -22,6 +22,8 @@ from rawhttp2 import (
 )
 from transcript import GREETER, MUTE, ORDERS, REFUSE, SILENCE, World, ready
 
+from sidecar.splice.service import QUEUE_TIMEOUT
+
 # --- no endpoint ---------------------------------------------------------------------------------------
 
 
@@ -159,13 +161,26 @@ def test_backoff_doubles_to_its_most_and_ends_when_the_backend_is_back() -> None
         world.advance(0.1)
         dialled += [world.now] * (world.dials - before)
     gaps = [b - a for a, b in itertools.pairwise(dialled)]
-    assert 12 <= len(dialled) <= 25
+    assert 28 <= len(dialled) <= 50
     assert gaps[0] < 0.4
-    assert all(gap <= 6.2 for gap in gaps)
-    assert gaps[-1] >= 3.8
+    assert all(gap <= 2.5 for gap in gaps)
+    assert gaps[-1] >= 1.5
     world.manners["10.0.0.1"] = "accept"
-    world.advance(6.2)
+    world.advance(2.5)
     client.calls()
+    assert world.backend(1).streams_open() == [1]
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.0, 3.0, 10.0, 30.1, 60.7])
+def test_a_call_sees_its_only_endpoint_come_back_however_long_it_was_away(seconds: float) -> None:
+    world = World()
+    world.manners["10.0.0.1"] = REFUSE
+    world.endpoints(1)
+    client = world.client()
+    world.advance(seconds)
+    world.manners["10.0.0.1"] = "accept"
+    client.calls()
+    world.advance(QUEUE_TIMEOUT - 0.01)
     assert world.backend(1).streams_open() == [1]
 
 
