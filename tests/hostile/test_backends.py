@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
-from hostile_mesh import DIRECT, ECHO, GRPC_CALL, Attack, Attacker, HostileBackend, HostileConnection, until
+from hostile_mesh import DIRECT, ECHO, GRPC_CALL, Attack, until
+from hostile_peers import Attacker, HostileBackend, HostileConnection
 from rawhttp2 import (
     CONTINUATION,
     ENHANCE_YOUR_CALM,

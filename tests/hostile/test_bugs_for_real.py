@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hostile_mesh import GRPC_CALL, Attacker, Backend, Caller, Mesh, request_to, until
+from hostile_mesh import GRPC_CALL, Backend, Caller, Mesh, request_to, until
+from hostile_peers import Attacker
 from rawhttp2 import Goaway, Reset, data, headers
 
 INTERNAL_ERROR = 2

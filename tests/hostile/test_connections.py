@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from hostile_mesh import Attack, Attacker, Backend, Caller, Mesh, until
+from hostile_mesh import Attack, Backend, Caller, Mesh, until
+from hostile_peers import Attacker
 from rawhttp2 import CONTINUATION, HEADERS, POST, PREFACE, frame, literal
 
 pytestmark = pytest.mark.once  # the bounds are the same in both builds, and the playbook holds them in both

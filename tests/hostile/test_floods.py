@@ -7,7 +7,8 @@ import struct
 from collections.abc import Callable, Iterable
 
 import pytest
-from hostile_mesh import ECHO, GRPC_CALL, Attack, Attacker, request_to
+from hostile_mesh import ECHO, GRPC_CALL, Attack, request_to
+from hostile_peers import Attacker
 from rawhttp2 import (
     CONTINUATION,
     ENHANCE_YOUR_CALM,
