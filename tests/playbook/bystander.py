@@ -1,11 +1,11 @@
-"""What every attack of a client needs: another client that must not notice, and how a flood ends."""
+"""What attacks need: another client of the same backend, which must not notice, and how a flood ends."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from rawhttp2 import ENHANCE_YOUR_CALM, OK, TRAILERS, Data, data, response, window
-from transcript import Client, World
+from transcript import Party, World
 
 ODD = range(1, 1 << 20, 2)
 
@@ -35,15 +35,15 @@ class Bystander:
 
 
 def flood(
-    client: Client, frames: Iterator[bytes] | list[bytes], most: int, code: int = ENHANCE_YOUR_CALM
+    party: Party, frames: Iterator[bytes] | list[bytes], most: int, code: int = ENHANCE_YOUR_CALM
 ) -> int:
-    """Send one after the other; the client is to be told after at most `most`. How many it took."""
+    """Send one after the other; the party is to be told after at most `most`. How many it took."""
     sent = 0
     for each in frames:
-        client.sends(each)
-        if client.closed:
+        party.sends(each)
+        if party.closed:
             break
         sent += 1
         assert sent <= most, "not cut off"
-    client.is_told(code)
+    party.is_told(code)
     return sent

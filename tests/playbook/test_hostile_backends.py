@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 
 import pytest
+from bystander import flood
 from rawhttp2 import (
     CONTINUATION,
     ENHANCE_YOUR_CALM,
@@ -35,7 +36,7 @@ from rawhttp2 import (
     settings,
     window,
 )
-from transcript import BackendConnection, Client, ready
+from transcript import Client, ready
 
 from sidecar.splice import context, engine, peer, upstream
 from sidecar.wire import connection
@@ -71,15 +72,6 @@ class Scene:
         ]
 
 
-def flood(backend: BackendConnection, octets: bytes, most: int, code: int = ENHANCE_YOUR_CALM) -> int:
-    for sent in range(most + 1):
-        backend.sends(octets)
-        if backend.closed:
-            backend.is_told(code)
-            return sent
-    raise AssertionError("not cut off")
-
-
 NUISANCES = {
     "PING": ping(),
     "answers to no PING": ping(ack=True),
@@ -102,7 +94,7 @@ def test_a_flood_of_frames_that_move_nothing(kind: str) -> None:
     scene = Scene()
     scene.hostile.sends(headers(1, OK))
     scene.client.take()
-    flood(scene.hostile, NUISANCES[kind], 1100)
+    flood(scene.hostile, [NUISANCES[kind]] * 1200, 1100)
     status, message = scene.client.outcome(scene.victim)
     assert status == UNAVAILABLE
     assert "10.0.0.1:50051" in message
@@ -114,7 +106,7 @@ def test_goaway_without_end_is_earned_by_nothing() -> None:
     """Each is a walk over all streams."""
     scene = Scene()
     scene.hostile.sends(headers(1, OK))
-    flood(scene.hostile, data(1, b"x") + goaway(1), connection.SETTINGS_BUDGET + 10)
+    flood(scene.hostile, [data(1, b"x") + goaway(1)] * 200, connection.SETTINGS_BUDGET + 10)
     scene.check()
 
 
@@ -152,7 +144,7 @@ def test_a_flood_of_continuations(size: int) -> None:
     scene = Scene()
     scene.hostile.sends(frame(HEADERS, 0, 1, b""))
     most = (256 << 10) // size if size > 100 else 100
-    flood(scene.hostile, frame(CONTINUATION, 0, 1, bytes(size)), most)
+    flood(scene.hostile, [frame(CONTINUATION, 0, 1, bytes(size))] * (most + 1), most)
     assert scene.client.outcome(scene.victim)[0] == UNAVAILABLE
     scene.check()
 
