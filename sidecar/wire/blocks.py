@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 # Bits of Block.seen beyond the marks of `fields`.
 DUPLICATE_PSEUDO: Final[i64] = 64
 LATE_PSEUDO: Final[i64] = 128
+# A :path beyond this is passed on, but not kept apart from its block. The balancer counts streams by it and remembers
+# it for that, and no method has such a name.
+MAX_PATH_KEPT: Final[i64] = 512
 _REQUIRED: Final[i64] = fields.METHOD | fields.SCHEME | fields.PATH
 _FREE: Final[i64] = fields.AUTHORITY | fields.OPTIONS | fields.HEAD
 _REQUEST_ONLY: Final[i64] = _REQUIRED | fields.AUTHORITY
@@ -28,7 +31,7 @@ class Block:
         self.raw: Final = raw  # no size updates, no dynamic references
         self.seen: i64 = 0
         self.fault: str = ""  # of any field, whatever the block is
-        self.path: bytes = b""
+        self.path: bytes = b""  # if it is no longer than MAX_PATH_KEPT
         self.status: i64 = fields.NO_NUMBER
         self.content_length: i64 = fields.NO_NUMBER
         self.grpc_status: i64 = fields.NO_NUMBER
@@ -52,7 +55,8 @@ class Block:
                 self.seen |= LATE_PSEUDO
             self.seen |= field.marks
             if kind == fields.PATH:
-                self.path = field.value
+                if len(field.value) <= MAX_PATH_KEPT:
+                    self.path = field.value
             elif kind == fields.STATUS:
                 self.status = field.number
             return

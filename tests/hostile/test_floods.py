@@ -185,6 +185,19 @@ def test_headers_that_never_repeat(attack: Attack, unique: str) -> None:
     attacker.close()
 
 
+@pytest.mark.parametrize("at_once", [1, 25], ids=["one after another", "at once"])
+def test_methods_of_endless_names(attack: Attack, at_once: int) -> None:
+    """Streams are counted by method, so their names are remembered: not these."""
+    attacker = Attacker(attack.port)
+    for first in range(1, 401, 2 * at_once):
+        for s in range(first, first + 2 * at_once, 2):
+            attacker.send(headers(s, request_to(f"{s:0100000}")), data(s, GRPC_CALL, True))
+        attacker.read_until(lambda: attacker.answered() >= at_once, "answers")
+        attacker.events.clear()
+    attack.is_survived()
+    attacker.close()
+
+
 def test_a_table_that_is_never_given_up(attack: Attack) -> None:
     """A peer that never honours our table size of 0 is decoded for ever, and costs its own time only."""
     attacker = Attacker(attack.port)
