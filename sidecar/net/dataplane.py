@@ -13,6 +13,7 @@ from sidecar.balance.endpoints import ServicePort
 from sidecar.net import sockets
 from sidecar.net.channel import Channel
 from sidecar.net.loop import READ, Loop, Plane, Watcher
+from sidecar.splice.context import NEVER
 from sidecar.splice.engine import Engine
 from sidecar.splice.peer import Peer
 from sidecar.splice.upstream import Upstream
@@ -128,7 +129,7 @@ class DataPlane(Plane):
         self.engine: Final = engine
         self._channels: dict[Peer, PeerChannel] = {}
         self._listeners: list[Listener] = []
-        self._look_at: float = float("inf")
+        self._look_at: float = NEVER
 
     def listen(self, host: str, port: int, service: ServicePort) -> None:
         """A listener whose connections all mean `service`. Raises PortInUseError."""
@@ -164,19 +165,16 @@ class DataPlane(Plane):
             engine.tick(now)
         if self._look_at <= now:
             self._look(now)
-        while True:
-            dials = engine.take_dials()
-            for upstream in dials:
+        while engine.restless():
+            for upstream in engine.take_dials():
                 self._dial(upstream, now)
-            if not self.flush_touched(now) and not dials:
-                due: float = engine.deadline()
-                return due if due < self._look_at else self._look_at
+            self.flush_touched(now)
+        due: float = engine.deadline()
+        return due if due < self._look_at else self._look_at
 
-    def flush_touched(self, now: float) -> bool:
-        """Write what connections have to say; False: none had anything. Opens no socket, so it may be called while
-        the loop hands out events."""
-        touched = self.engine.take_touched()
-        for peer in touched:
+    def flush_touched(self, now: float) -> None:
+        """Write what connections have to say. Opens no socket, so it may be called while the loop hands out events."""
+        for peer in self.engine.take_touched():
             channel = self._channels.get(peer)
             if channel is not None:
                 try:
@@ -184,7 +182,6 @@ class DataPlane(Plane):
                 except Exception as error:
                     self.engine.errors.note("write", error, now)
                     self.recover(channel, error, now)
-        return len(touched) > 0
 
     def recover(self, channel: PeerChannel, error: Exception, now: float) -> None:
         """A bug of ours, noted already, while the connection was handled: it ends, at once if it was about to."""
@@ -197,12 +194,12 @@ class DataPlane(Plane):
             self.engine.lost(peer, "internal error", now)
 
     def look_later(self, now: float) -> None:
-        if self._look_at == float("inf"):
+        if self._look_at == NEVER:
             self._look_at = now + LOOK_INTERVAL
 
     def _look(self, now: float) -> None:
         """Look at the connections on which nothing has come back for a while."""
-        self._look_at = float("inf")
+        self._look_at = NEVER
         for channel in list(self._channels.values()):
             if channel.asked_at >= 0.0:
                 if now - channel.asked_at >= LOOK_INTERVAL:

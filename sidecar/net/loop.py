@@ -14,6 +14,7 @@ from typing import Final
 
 from mypy_extensions import i64
 
+from sidecar.splice.context import NEVER
 from sidecar.splice.internal import InternalErrors
 
 READ: Final[i64] = select.EPOLLIN
@@ -61,25 +62,25 @@ class Delay:
     def __init__(self, seconds: float) -> None:
         self._seconds: Final = seconds
         self._until: dict[Watcher, float] = {}
+        self.due: float = NEVER  # when the first one's time is over
 
     def add(self, watcher: Watcher) -> None:
         self._until[watcher] = time.monotonic() + self._seconds
+        self._find_first()
 
     def discard(self, watcher: Watcher) -> None:
         self._until.pop(watcher, None)
+        self._find_first()
 
     def expire(self, now: float) -> None:
         """Call those whose time is over."""
-        while self._until:
+        while self.due <= now:
             watcher = next(iter(self._until))
-            if self._until[watcher] > now:
-                return
-            del self._until[watcher]
+            self.discard(watcher)
             watcher.expire()
 
-    def next(self) -> float:
-        """When the next one's time is over; infinity if there is none."""
-        return self._until[next(iter(self._until))] if self._until else float("inf")
+    def _find_first(self) -> None:
+        self.due = self._until[next(iter(self._until))] if self._until else NEVER
 
 
 class Loop:
@@ -175,10 +176,12 @@ class Loop:
             self._lingering.expire(now)
             self._resting.expire(now)
             due = plane.turn_end(now)
-            return min(due, self._lingering.next(), self._resting.next())
         except Exception as error:
             self.errors.note("turn", error, now)
             return now + REST
+        if self._lingering.due < due:
+            due = self._lingering.due
+        return self._resting.due if self._resting.due < due else due
 
     def _failed(self, watcher: Watcher, error: Exception, now: float) -> None:
         """Nothing but the watcher itself is to end of it, and it is asked to only once."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sidecar.splice.stream import Stream
     from sidecar.splice.upstream import Upstream
 
+# When nothing is due.
+NEVER: Final = float("inf")
 # What all peers together may make us keep. The sum, with 25 MB for the program and 17 MB for 10,000 connections, stays
 # below the 192 MiB that a pod's sidecar is given by default.
 #
@@ -84,21 +86,35 @@ class Context:
         self.blocks_under_way: i64 = 0
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_count: i64 = 0
+        self._first: Timer | None = None  # of the timers
+        self._first_at: float = NEVER
 
     def after(self, seconds: float, timer: Timer) -> None:
         self._timer_count += 1
         heapq.heappush(self._timers, (self.now + seconds, int(self._timer_count), timer))
+        self._find_first()
 
     def deadline(self) -> float:
         """When the next timer is due; infinity if there is none."""
-        while self._timers and self._timers[0][2].cancelled:
+        while self._first is not None and self._first.cancelled:
             heapq.heappop(self._timers)
-        return self._timers[0][0] if self._timers else float("inf")
+            self._find_first()
+        return self._first_at
 
     def next_due(self) -> Timer | None:
         """The next timer to be fired now, taken off the list."""
-        while self._timers and self._timers[0][0] <= self.now:
-            timer = heapq.heappop(self._timers)[2]
+        while self._first is not None and self._first_at <= self.now:
+            timer = self._first
+            heapq.heappop(self._timers)
+            self._find_first()
             if not timer.cancelled:
                 return timer
         return None
+
+    def _find_first(self) -> None:
+        # Kept apart from the list because every turn asks, and because to ask is dear: tuples, boxed floats.
+        if self._timers:
+            self._first_at, _, self._first = self._timers[0]
+        else:
+            self._first_at = NEVER
+            self._first = None

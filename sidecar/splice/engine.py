@@ -303,6 +303,11 @@ class Engine:
                     self._upstreams[upstream] = None
         return found
 
+    def restless(self) -> bool:
+        """Whether `take_dials` or `take_touched` has something."""
+        context = self._context
+        return len(context.touched) > 0 or len(context.dials) > 0
+
     def flush_wanted(self) -> bool:
         """Whether so much output waits that it should be written before more is read."""
         return self._context.flush_wanted

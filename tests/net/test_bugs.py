@@ -173,16 +173,13 @@ def test_an_endpoint_that_cannot_be_dialled_is_one_that_is_not_there(
 
 
 def test_a_connection_whose_socket_raises_ends_alone(loop_and_plane: tuple[Loop, DataPlane]) -> None:
-    """In the read, and in the write of the GOAWAY that should tell of it."""
+    """When it is half-closed behind the GOAWAY for what it sent, and when that is got over."""
     loop, plane = loop_and_plane
     engine = plane.engine
 
     class Odd(socket.socket):
-        def recv(self, *_: object) -> bytes:
-            raise KeyError("recv")
-
-        def send(self, *_: object) -> int:
-            raise KeyError("send")
+        def shutdown(self, *_: object) -> None:
+            raise KeyError("shutdown")
 
     left, right = socket.socketpair()
     odd = Odd(fileno=left.detach())
@@ -191,9 +188,10 @@ def test_a_connection_whose_socket_raises_ends_alone(loop_and_plane: tuple[Loop,
     well, other = socket.socketpair()
     well.setblocking(False)
     plane.adopt(well, GREETER, loop.now())
-    right.sendall(PREFACE + SETTINGS)
+    right.sendall(b"GET / HTTP/1.1\r\n\r\n")
     run_until(loop, plane, lambda: len(engine.downstreams) == 1)
     assert 1 <= loop.errors.total <= 4, loop.errors.counts
+    assert odd.fileno() < 0, "it is closed all the same"
     other.sendall(PREFACE + SETTINGS)
     (peer,) = engine.downstreams
     run_until(loop, plane, lambda: peer.peer_ready)

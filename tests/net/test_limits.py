@@ -160,9 +160,9 @@ def test_a_closed_connection_is_not_remembered_while_it_would_have_lingered(
     client = socket.create_connection(address)
     client.sendall(b"GET / HTTP/1.1\r\n\r\n")
     run_until(loop, plane, lambda: plane.engine.totals.downstream_errors)
-    assert loop._lingering.next() < float("inf")
+    assert loop._lingering.due < float("inf")
     client.close()
-    run_until(loop, plane, lambda: loop._lingering.next() == float("inf"), limit=loops.LINGER * 0.9)
+    run_until(loop, plane, lambda: loop._lingering.due == float("inf"), limit=loops.LINGER * 0.9)
 
 
 def test_a_dial_without_files_is_reported_as_lost() -> None:
