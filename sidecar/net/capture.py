@@ -88,7 +88,7 @@ class Capture:
         return len(self.open) >= MAX_CAPTURED or files >= self.plane.client_files
 
     def adopt(self, sock: socket.socket, destination: Destination, now: float) -> None:
-        sockets.tune(sock)
+        sockets.tune_accepted(sock)
         known = self._known.get(destination)
         if known is not None and known.until <= now:
             known = None

@@ -148,7 +148,7 @@ class DataPlane(Plane):
             log.warning("a client's connection is closed at once: %d are open", self.most_connections)
             sock.close()
             return
-        sockets.tune(sock)
+        sockets.tune_accepted(sock)
         peer = self.engine.accept(service, now)
         try:
             self._channels[peer] = PeerChannel(self, sock, peer, False)

@@ -65,7 +65,7 @@ class Streams:
 
     def adopt(self, sock: socket.socket) -> PlainTransport:
         """An accepted connection; give it its handler with `attach`."""
-        sockets.tune(sock)
+        sockets.tune_accepted(sock)
         return PlainTransport(self, sock, _Nobody(), False)
 
     def _failed(self, handler: Handler, why: str) -> PlainTransport:
