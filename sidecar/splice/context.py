@@ -28,9 +28,6 @@ NEVER: Final = float("inf")
 MAX_STREAMS_IN_ALL: Final[i64] = 30_000
 # DATA that one side has sent and the other does not take, and output that sockets do not take.
 MAX_HELD_IN_ALL: Final[i64] = 67_108_864
-# Credit beyond first windows: what readers who all stop at once can leave here, beside 64 KiB a stream.
-# Some twenty streams at their full speed, and the others at 64 MB a second where a round trip takes a millisecond.
-MAX_LENT_IN_ALL: Final[i64] = 4_194_304
 # Request header blocks of streams that are not answered yet: they may have to be sent again.
 MAX_BLOCKS_IN_ALL: Final[i64] = 16_777_216
 # Copies of request bodies that may have to be sent again.

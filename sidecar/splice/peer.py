@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 from mypy_extensions import i64
 
 from sidecar.splice import states
-from sidecar.splice.context import MAX_HELD_IN_ALL, MAX_LENT_IN_ALL, MAX_REPLAY_IN_ALL
-from sidecar.splice.stream import LEND_LIMIT, REPLAY_LIMIT, Half, Stream, join
+from sidecar.splice.context import MAX_REPLAY_IN_ALL
+from sidecar.splice.credit import lend, lend_owed, settle_lent
+from sidecar.splice.stream import REPLAY_LIMIT, Half, Stream, join
 from sidecar.splice.streamtable import StreamTable
 from sidecar.wire import frames
 from sidecar.wire.connection import CONNECTION_WINDOW, MAX_UNREAD_OUTPUT, Connection, ConnectionFault
@@ -20,15 +21,10 @@ from sidecar.wire.connection import CONNECTION_WINDOW, MAX_UNREAD_OUTPUT, Connec
 if TYPE_CHECKING:
     from sidecar.splice.context import Context
 
-# DATA goes into the output while less than this waits for the socket; the rest is held by stream, where a
-# reset can still take it back and other streams can overtake it.
+# DATA goes into the output while that is less than this, and while the socket has taken all that it was given; the rest
+# is held by stream, where a reset can still take it back and other streams can overtake it.
 OUTPUT_HIGH: Final[i64] = 262_144
-# And none while more than this was left over by the socket: a reader that is slow has its share there already, and
-# what is put behind it is copied each time.
-UNSENT_HIGH: Final[i64] = 16_384
-# Credit beyond first windows lent at once on one peer's word: 10 streams at LEND_LIMIT, or many at less.
-MAX_LENT_FOR: Final[i64] = 2_097_152
-# DATA held for one peer that does not take it: 500 streams with their first window. Then it is given up.
+# DATA held for one peer that does not take it: 1,000 responses with their first window. Then it is given up.
 MAX_HELD_FOR: Final[i64] = 33_554_432
 # Unread output with which no more answers' header blocks or trailers are added: their streams are reset instead, so
 # that what one backend sends without end (or blows up by HPACK) does not end a client's whole connection.
@@ -63,6 +59,7 @@ class Peer(Connection):
         self.blocks_from: i64 = 0  # octets of its unanswered requests' header blocks
         self.replay_from: i64 = 0  # octets of its requests' bodies kept to be sent again
         self.block_counted: i64 = 0  # of `block_under_way`, in the context's sum
+        self.owed: dict[Half, None] = {}  # whose sources are to be lent more once the socket has taken all
         self._waiting: dict[Stream, None] = {}  # with something held that may not be written yet, in turn
         self._tombstones: dict[int, int] = {}
         self._forgotten: i64 = 0  # the highest stream whose tombstone had to make room
@@ -135,11 +132,11 @@ class Peer(Connection):
             self._forward(stream, half, payload, size)
         if end_stream:
             if half.lent > 0 and half.sink is not None:
-                half.sink.settle_lent(half)
+                settle_lent(half.sink, half)
             if half.held is not None:
                 stream.service.half_done(stream)
         elif half.source_window < half.lend_below:
-            self.lend(half)
+            lend(self, half)
 
     def _data_for_no_stream(self, stream_id: i64) -> None:
         if self.is_idle(stream_id):
@@ -161,7 +158,7 @@ class Peer(Connection):
         half.state = states.next_half(half.state, states.END)
         half.trailers = trailers
         if half.lent > 0 and sink is not None:
-            sink.settle_lent(half)
+            settle_lent(sink, half)
         if sink is not None and half.held is None:
             sink.pass_end(stream, half)
         else:
@@ -182,7 +179,7 @@ class Peer(Connection):
                 or (
                     size <= half.sink_window
                     and size <= sink.send_window
-                    and sink.unsent < UNSENT_HIGH
+                    and sink.unsent == 0
                     and sink.output_size() < OUTPUT_HIGH
                 )
             )
@@ -221,6 +218,7 @@ class Peer(Connection):
     def pass_data(self, stream: Stream, half: Half, payload: bytes, size: i64) -> None:
         """Write to this peer what both of its windows allow; with the half's end if this is the last of it."""
         half.sink_window -= size
+        half.passed += size
         self.send_window -= size
         if half.replay is not None:
             self._keep_copy(half, half.replay, payload, size)
@@ -272,10 +270,7 @@ class Peer(Connection):
         Costs as much as it writes, however many streams wait.
         """
         while (
-            self._waiting
-            and self.send_window > 0
-            and self.unsent < UNSENT_HIGH
-            and self.output_size() < OUTPUT_HIGH
+            self._waiting and self.send_window > 0 and self.unsent == 0 and self.output_size() < OUTPUT_HIGH
         ):
             stream = next(iter(self._waiting))
             half = self.outbound(stream)
@@ -298,7 +293,7 @@ class Peer(Connection):
         room = half.sink_window
         if self.send_window < room:
             room = self.send_window
-        if size > 0 and (room <= 0 or self.unsent >= UNSENT_HIGH or self.output_size() >= OUTPUT_HIGH):
+        if size > 0 and (room <= 0 or self.unsent > 0 or self.output_size() >= OUTPUT_HIGH):
             return False
         if size > room and size > 0:
             held[0] = payload[room:]
@@ -310,68 +305,19 @@ class Peer(Connection):
                 half.held = None
         self._count_taken(half, size)
         if half.lent > 0 and half.state == states.ENDED:
-            self.settle_lent(half)
+            settle_lent(self, half)
         self.pass_data(stream, half, payload, size)
         if half.held is None and half.state == states.ENDED:
             self.pass_end(stream, half)
         source = half.source
         if source is not None and half.source_window < half.lend_below:
-            source.lend(half)
+            lend(source, half)
         return True
-
-    def lend(self, half: Half) -> None:
-        """Grant this peer, the half's source, what the sink's peer has granted and is not lent yet.
-
-        A stream's first window is always lent again. What goes beyond it is bounded for each sink, so that a
-        peer which stops reading cannot leave more than that here.
-        """
-        sink = half.sink
-        if half.state != states.OPEN or sink is None or self.gone:
-            return
-        outstanding = half.held_size + half.source_window
-        sink.lent_for -= half.lent
-        self.context.lent -= half.lent
-        extra = sink.lendable()
-        if extra > LEND_LIMIT - frames.DEFAULT_WINDOW:
-            extra = LEND_LIMIT - frames.DEFAULT_WINDOW
-        limit = frames.DEFAULT_WINDOW + extra
-        if half.sink_window < limit:
-            limit = half.sink_window
-        grant = limit - outstanding
-        if grant > 0:
-            outstanding += grant
-        half.lent = outstanding - frames.DEFAULT_WINDOW if outstanding > frames.DEFAULT_WINDOW else 0
-        sink.lent_for += half.lent
-        self.context.lent += half.lent
-        if grant <= 0:
-            return
-        # At least 1, or a sender without credit would never have any again.
-        half.lend_below = (limit + 1) // 2
-        half.source_window += grant
-        frames.write_window_update(self.out, half.source_id, grant)
-        self.touch()
-
-    def lendable(self) -> i64:
-        """Credit beyond first windows that may still be lent on this peer's word."""
-        room = MAX_LENT_FOR - self.lent_for
-        in_all = MAX_LENT_IN_ALL - self.context.lent
-        if in_all < room:
-            room = in_all
-        if room <= 0 or self.unsent >= UNSENT_HIGH or self.context.held > MAX_HELD_IN_ALL // 2:
-            return 0
-        return room
-
-    def settle_lent(self, half: Half) -> None:
-        """The half's source has ended: of what was lent on this peer's word only what is held still counts."""
-        before = half.lent
-        left = half.held_size - frames.DEFAULT_WINDOW
-        half.lent = left if left > 0 else 0
-        self.lent_for += half.lent - before
-        self.context.lent += half.lent - before
 
     def drop_outbound(self, stream: Stream, half: Half) -> None:
         """The half is over: what is held for this peer, its sink, goes nowhere."""
         self._waiting.pop(stream, None)
+        self.owed.pop(half, None)
         self._count_taken(half, half.held_size)
         self.lent_for -= half.lent
         self.context.lent -= half.lent
@@ -407,6 +353,8 @@ class Peer(Connection):
         if half.sink_window > frames.MAX_WINDOW:
             self.stream_fault(stream_id, frames.FLOW_CONTROL_ERROR, "the stream's window exceeds 2^31-1")
             return
+        if increment <= half.passed:
+            half.is_read = True
         self._credit_changed(stream, half)
 
     def _credit_changed(self, stream: Stream, half: Half) -> None:
@@ -414,7 +362,7 @@ class Peer(Connection):
             self.pump(stream, half)
         source = half.source
         if source is not None and half.source_window < half.lend_below:
-            source.lend(half)
+            lend(source, half)
 
     def initial_window_changed(self, difference: i64) -> None:
         for stream in self.streams.values():
@@ -435,8 +383,11 @@ class Peer(Connection):
         self.unsent = unsent
         if unsent > MAX_UNREAD_OUTPUT:
             self.give_up(f"over {MAX_UNREAD_OUTPUT} octets of output unread")
-        elif unsent < UNSENT_HIGH and self._waiting:
-            self.pump_all()
+        elif unsent == 0:
+            if self._waiting:
+                self.pump_all()
+            if self.owed:
+                lend_owed(self)
 
     def give_up(self, why: str) -> None:
         """The peer does not read: end the connection without waiting for it."""
@@ -476,8 +427,8 @@ class Peer(Connection):
             self.reset(stream_id, code)
 
     def has_waiting(self) -> bool:
-        """Whether something is held only until the socket takes more: `socket_state` is wanted."""
-        return len(self._waiting) > 0
+        """Whether something is held, or owed, only until the socket takes more: `socket_state` is wanted."""
+        return len(self._waiting) > 0 or len(self.owed) > 0
 
     # --- ends ------------------------------------------------------------------------------------
 

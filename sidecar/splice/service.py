@@ -11,6 +11,7 @@ from sidecar.balance.picker import SHARED_METHOD, LeastOpenStreams
 from sidecar.splice import replies, states
 from sidecar.splice.backend import Backend
 from sidecar.splice.context import Context, Timer
+from sidecar.splice.credit import settle_lent
 from sidecar.splice.peer import drop_copy, drop_request
 from sidecar.splice.stats import StreamStats
 from sidecar.splice.stream import Stream
@@ -449,7 +450,7 @@ class Service:
                 return
             half.state = states.next_half(half.state, states.END)
             half.trailers = replies.trailers(status, message)
-            down.settle_lent(half)
+            settle_lent(down, half)
             if half.held is None:
                 down.pass_end(stream, half)
             return

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 # What a backend may have been sent of a request before it grants anything: its initial window, by default.
 # A request that fits can be sent to another backend whole; one that has outgrown it cannot.
 REPLAY_LIMIT: Final[i64] = frames.DEFAULT_WINDOW
-# The most credit a sender is lent ahead of its receiver's reading: what a stalled stream can leave here.
-# At 1 ms from pod to pod it still carries 256 MB a second a stream.
-LEND_LIMIT: Final[i64] = 262_144
 # Held and copied pieces this short are joined: a piece costs some 60 octets beside its own.
 JOIN_BELOW: Final[i64] = 4096
 # A short call never sinks its credit so far and so never costs a WINDOW_UPDATE.
@@ -42,10 +39,13 @@ class Half:
         self.state: i64 = states.OPEN
         self.source: Peer | None = source
         self.source_id: i64 = 0
-        self.source_window: i64 = frames.DEFAULT_WINDOW  # what the source may still send
+        self.first_window: i64 = frames.DEFAULT_WINDOW  # what the source may send unasked
+        self.source_window: i64 = frames.DEFAULT_WINDOW  # what it may still send
         self.sink: Peer | None = sink
         self.sink_id: i64 = 0
         self.sink_window: i64 = sink_window  # what the sink may still be sent
+        self.passed: i64 = 0  # octets it has been sent
+        self.is_read: bool = False  # its peer has given back credit for some of them
         self.lend_below: i64 = FIRST_LEND_BELOW
         self.held: list[bytes] | None = None
         self.held_size: i64 = 0

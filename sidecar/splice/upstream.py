@@ -13,7 +13,7 @@ from sidecar.splice.stream import Stream
 from sidecar.wire import fields, frames
 from sidecar.wire.blocks import Block
 from sidecar.wire.budget import Budget
-from sidecar.wire.connection import ConnectionFault
+from sidecar.wire.connection import RESPONSE_WINDOW, ConnectionFault
 
 if TYPE_CHECKING:
     from sidecar.splice.backend import Backend
@@ -22,6 +22,8 @@ FIRST_STREAM: Final[i64] = 1
 LAST_STREAM: Final[i64] = frames.MAX_STREAM_ID - 1
 # 1xx header blocks for one request. Real ones come once or twice; each is passed on unbounded by credit.
 MAX_INFORMATIONAL: Final[i64] = 8
+# A response of one frame never sinks its credit so far and so never costs a WINDOW_UPDATE.
+RESPONSE_LEND_BELOW: Final[i64] = 12_288
 # Streams a backend may break rules on before the whole connection is given up.
 FAULTS: Final[i64] = 100
 FAULTS_PER_SECOND: Final = 10.0
@@ -115,7 +117,9 @@ class Upstream(Peer):
         response = stream.response
         response.source = self
         response.source_id = stream_id
-        response.source_window = frames.DEFAULT_WINDOW
+        response.first_window = RESPONSE_WINDOW
+        response.source_window = RESPONSE_WINDOW
+        response.lend_below = RESPONSE_LEND_BELOW
         ends = request.state == states.ENDED and request.held is None and request.trailers is None
         block = stream.block
         assert block is not None  # it is not answered yet

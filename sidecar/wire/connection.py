@@ -29,6 +29,10 @@ MAX_BLOCK_FRAMES: Final[i64] = 64
 # The connection's window must never be what holds up a stream; streams have their own. It bounds what one peer
 # may send for streams that have no endpoint yet.
 CONNECTION_WINDOW: Final[i64] = 16_777_216
+# What a backend may send of a response before it is given more: 90 readers that stop leave less than 3 MB of first
+# windows here. A response that is longer waits a round trip to the backend where HTTP/2's own 64 KiB would not; one of
+# more than those waits in either case.
+RESPONSE_WINDOW: Final[i64] = 32_768
 # Frames that move nothing (PING, SETTINGS, PRIORITY, empty DATA, WINDOW_UPDATE, unknown types). Frames of use
 # in either direction earn them back, so only a peer that does little else ever runs out.
 NUISANCE_BUDGET: Final[i64] = 1000
@@ -104,6 +108,7 @@ class Connection:
             settings.append((int(frames.MAX_CONCURRENT_STREAMS), int(max_streams)))
         else:
             settings.append((int(frames.ENABLE_PUSH), 0))
+            settings.append((int(frames.INITIAL_WINDOW_SIZE), RESPONSE_WINDOW))
         frames.write_settings(self.out, settings)
         frames.write_window_update(self.out, 0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW)
 

@@ -31,9 +31,9 @@ from rawhttp2 import (
 )
 from transcript import ACCEPT, MUTE, REFUSE, SILENCE, BackendConnection, Client, Party, World, host_name
 
-from sidecar.splice.context import MAX_LENT_IN_ALL
+from sidecar.splice.credit import MAX_LENT_FOR, MAX_LENT_IN_ALL
 from sidecar.splice.downstream import MAX_STREAMS
-from sidecar.splice.peer import MAX_HELD_FOR, MAX_LENT_FOR
+from sidecar.splice.peer import MAX_HELD_FOR
 from sidecar.wire.connection import CONNECTION_WINDOW
 from sidecar.wire.memo import MAX_BLOCKS_REMEMBERED, MAX_FIELDS_REMEMBERED
 

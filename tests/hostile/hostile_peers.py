@@ -14,8 +14,11 @@ from rawhttp2 import PREFACE, Event, FrameReader, Goaway, Headers, settings
 class Attacker:
     """A raw HTTP/2 connection. What it writes is what the test says; what comes back is parsed when asked for."""
 
-    def __init__(self, port: int, greet: bool = True) -> None:
+    def __init__(self, port: int, greet: bool = True, receive_buffer: int = 0) -> None:
+        """`receive_buffer`: octets; 0: the kernel's default, which grows to megabytes."""
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+        if receive_buffer:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.reader = FrameReader(preface=False)
         self.events: list[Event] = []

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Iterable
 
 import pytest
-from hostile_mesh import ECHO, GRPC_CALL, Attack, request_to
+from hostile_mesh import ECHO, GRPC_CALL, Attack, request_to, until
 from hostile_peers import Attacker
 from rawhttp2 import (
     CONTINUATION,
@@ -248,6 +248,26 @@ def test_a_reader_that_stops(attack: Attack) -> None:
         attack.caller.goes_on()
     attack.is_survived()
     attacker.close()
+
+
+def test_many_readers_that_stop(attack: Attack) -> None:
+    """90 connections with one such stream each, and next to nothing that a kernel could take for them."""
+    attackers = [Attacker(attack.port, receive_buffer=4096) for _ in range(90)]
+    for attacker in attackers:
+        attacker.send(settings({INITIAL_WINDOW_SIZE: 10 << 20}), window(0, 10 << 20))
+        attacker.send(headers(1, literal(LARGE)) + data(1, TEN_MEGABYTES, True))
+
+    def held() -> int:
+        return int(attack.mesh.status()["engine"]["held_bytes"])
+
+    until(lambda: held() >= 1 << 20, "the readers hold something up")
+    before = 0
+    while (now := held()) > before:  # the kernel's buffers grow for a while
+        before = now
+        attack.caller.goes_on()
+    attack.is_survived()
+    for attacker in attackers:
+        attacker.close()
 
 
 def test_a_reader_that_keeps_its_connections_window_shut(attack: Attack) -> None:

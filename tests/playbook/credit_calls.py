@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from rawhttp2 import OK, Data, headers
+from rawhttp2 import OK, Data, data, headers
 from transcript import BackendConnection, Client, World
+
+from sidecar.wire.connection import RESPONSE_WINDOW
 
 
 def open_call(world: World, client: Client) -> tuple[int, BackendConnection]:
@@ -14,6 +16,18 @@ def open_call(world: World, client: Client) -> tuple[int, BackendConnection]:
     backend.sends(headers(max(backend.streams_open()), OK))
     client.take()
     return stream, backend
+
+
+def send_as_granted(backend: BackendConnection, stream: int, size: int) -> None:
+    """So much of a response that has just begun, no faster than the backend is given credit for it."""
+    credit = RESPONSE_WINDOW
+    while size:
+        now = min(credit, size)
+        assert now > 0, f"no credit for {size} octets more"
+        backend.sends(data(stream, bytes(now)))
+        credit += backend.granted(stream) - now
+        size -= now
+    assert credit == 0, f"{credit} octets more than were wanted are granted"
 
 
 def body_of(party: Client | BackendConnection, stream: int) -> int:

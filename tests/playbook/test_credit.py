@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from credit_calls import body_of, open_call
+from credit_calls import body_of, open_call, send_as_granted
 from rawhttp2 import (
     INITIAL_WINDOW_SIZE,
     OK,
@@ -24,14 +24,16 @@ from rawhttp2 import (
 )
 from transcript import BIG, World, ready
 
+from sidecar.splice.credit import LEND_LIMIT, MAX_LENT_UNREAD
+from sidecar.wire.connection import RESPONSE_WINDOW
+
 
 def test_a_sender_is_granted_what_its_receiver_grants() -> None:
     world = ready(1)
     client = world.client()
     stream, backend = open_call(world, client)
-    backend.sends(data(1, bytes(65535)))
-    assert body_of(client, stream) == 65535
-    assert backend.granted(1) == 0, "the client has granted nothing yet"
+    send_as_granted(backend, 1, 65535)
+    assert body_of(client, stream) == 65535, "and no more, for the client has granted nothing yet"
     client.sends(window(stream, 10_000), window(0, 65535))
     assert backend.granted(1) == 10_000
     client.sends(window(stream, 1))
@@ -45,7 +47,7 @@ def test_credit_of_one_octet_does_not_end_all_credit() -> None:
     world = ready(1)
     client = world.client()
     stream, backend = open_call(world, client)
-    backend.sends(data(1, bytes(65535)))
+    send_as_granted(backend, 1, 65535)
     client.sends(window(0, BIG), window(stream, 1))
     assert backend.granted(1) == 1
     backend.sends(data(1, b"x"))
@@ -111,8 +113,7 @@ def test_a_rise_of_the_initial_window_is_handed_on() -> None:
     world = ready(1)
     client = world.client()
     stream, backend = open_call(world, client)
-    backend.sends(data(1, bytes(65535)))
-    assert backend.granted(1) == 0
+    send_as_granted(backend, 1, 65535)
     client.sends(settings({INITIAL_WINDOW_SIZE: 100_000}), window(0, BIG))
     assert backend.granted(1) == 100_000 - 65535
     backend.sends(data(1, bytes(100_000 - 65535)))
@@ -195,13 +196,12 @@ def test_two_streams_that_wait_for_the_connection_take_turns() -> None:
     assert body_of(client, filler) == 65535, "and the connection's window is used up"
     first, _ = open_call(world, client)
     second, _ = open_call(world, client)
-    backend.sends(data(3, bytes(49152)), data(5, bytes(49152)))
-    client.sends(window(0, 49152))
-    assert body_of(client, first) + body_of(client, second) == 49152
-    client.sends(window(0, 49152))
-    both = [body_of(client, first), body_of(client, second)]
-    assert sum(both) == 49152
-    assert max(both) <= 32768, "one of them got nearly everything"
+    backend.sends(data(3, bytes(RESPONSE_WINDOW)), data(5, bytes(RESPONSE_WINDOW)))
+    for _ in range(2):
+        client.sends(window(0, RESPONSE_WINDOW))
+        both = [body_of(client, first), body_of(client, second)]
+        assert sum(both) == RESPONSE_WINDOW
+        assert max(both) <= 16384, "one of them got nearly everything"
 
 
 def test_a_burst_of_held_data_goes_out_to_its_end() -> None:
@@ -229,14 +229,59 @@ def test_a_slow_socket_gets_everything_in_the_end(step: int) -> None:
     backend = world.backend(1)
     client.stops_reading()
     for stream in streams:
-        backend.sends(headers(stream, OK), data(stream, bytes(65535)), headers(stream, TRAILERS, end=True))
+        answer = (
+            headers(stream, OK),
+            data(stream, bytes(RESPONSE_WINDOW)),
+            headers(stream, TRAILERS, end=True),
+        )
+        backend.sends(*answer)
     for _ in range(20):
         client.reads(step)
     client.reads()
     found = client.take()
-    assert sum(len(e.payload) for e in found if isinstance(e, Data)) == 10 * 65535
+    assert sum(len(e.payload) for e in found if isinstance(e, Data)) == 10 * RESPONSE_WINDOW
     assert sum(1 for e in found if isinstance(e, Headers) and e.end) == 10
     world.nothing_is_left()
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_nothing_is_lent_while_the_socket_is_behind(over: bool) -> None:
+    """What it has not taken counts as not read, whatever window the client has granted; it is made up for later."""
+    world = ready(1)
+    client = world.client({INITIAL_WINDOW_SIZE: 10 << 20})
+    client.sends(window(0, BIG))
+    _, backend = open_call(world, client)
+    client.stops_reading()
+    backend.sends(data(1, b"x"))
+    backend.sends(data(1, bytes(RESPONSE_WINDOW - 1)))
+    assert backend.granted(1) == 0
+    client.reads(1)
+    assert backend.granted(1) == 0, "one octet of many"
+    if over:
+        client.sends(rst(1))
+    client.reads()
+    assert (backend.granted(1) > RESPONSE_WINDOW) is not over
+    client.still_works()
+
+
+def test_a_reader_that_shows_that_it_reads_is_lent_more() -> None:
+    """Credit for octets that the client was sent; a window opened in advance shows nothing."""
+    world = ready(1)
+    client = world.client({INITIAL_WINDOW_SIZE: 10 << 20})
+    client.sends(window(0, BIG))
+    _, backend = open_call(world, client)
+    second, _ = open_call(world, client)
+    backend.sends(data(1, bytes(RESPONSE_WINDOW)))
+    assert backend.granted(1) == LEND_LIMIT
+    left = RESPONSE_WINDOW + MAX_LENT_UNREAD - (LEND_LIMIT - RESPONSE_WINDOW)
+    backend.sends(data(3, bytes(RESPONSE_WINDOW)))
+    assert backend.granted(3) == left
+    client.sends(window(second, 1 << 20))
+    backend.sends(data(3, bytes(left)))
+    assert 0 < backend.granted(3) <= left
+    client.sends(window(second, RESPONSE_WINDOW))
+    backend.sends(data(3, bytes(49152)))
+    assert backend.granted(3) > left
 
 
 def test_window_updates_on_ended_streams_are_ignored() -> None:

@@ -20,6 +20,8 @@ from rawhttp2 import (
 )
 from transcript import BIG, World, ready
 
+from sidecar.wire.connection import RESPONSE_WINDOW
+
 # What the engine may hold for all stalled readers together in the worst test below.
 HELD_BOUND = 64 << 20
 
@@ -30,13 +32,13 @@ def test_a_stalled_stream_holds_up_no_other_of_its_connection() -> None:
     client.sends(window(0, BIG))
     stalled, backend = open_call(world, client)
     running, _ = open_call(world, client)
-    backend.sends(data(1, bytes(65535)))
+    backend.sends(data(1, bytes(RESPONSE_WINDOW)))
     assert body_of(client, stalled) == 1000
     for _ in range(200):
         backend.sends(data(3, bytes(1000)))
         assert body_of(client, running) == 1000
         client.sends(window(running, 1000))
-    assert world.engine.held() == 64535
+    assert world.engine.held() == RESPONSE_WINDOW - 1000
 
 
 def test_ninety_stalled_readers_hold_up_nobody_else() -> None:
@@ -55,7 +57,7 @@ def test_ninety_stalled_readers_hold_up_nobody_else() -> None:
     stalled.stops_reading()
     backend.sends(*[headers(s, OK) for s in [*numbers, number]])
     connection = 65535 + backend.connection_granted()
-    credit = dict.fromkeys(numbers, 65535)
+    credit = dict.fromkeys(numbers, RESPONSE_WINDOW)
     for _ in range(60):
         moved = 0
         for stream in numbers:

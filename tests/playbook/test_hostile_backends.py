@@ -379,12 +379,16 @@ def test_answers_of_many_backends_in_one_turn_do_not_cost_the_client_its_connect
     client.stops_reading()
     for backend in world.connections():
         # As the loop does it: all reads of a turn, then the writes.
-        world.engine.received(backend.peer, headers(1, OK) + data(1, bytes(65535)), world.now)
+        world.engine.received(
+            backend.peer, headers(1, OK) + data(1, bytes(connection.RESPONSE_WINDOW)), world.now
+        )
     assert client.peer.output_size() <= peer.OUTPUT_HIGH + 32768
     world.settle()
     assert not client.closed
     client.reads()
-    assert sum(len(e.payload) for e in client.take() if isinstance(e, Data)) == 100 * 65535
+    assert (
+        sum(len(e.payload) for e in client.take() if isinstance(e, Data)) == 100 * connection.RESPONSE_WINDOW
+    )
 
 
 def test_a_frame_that_never_ends() -> None:

@@ -47,6 +47,8 @@ from rawhttp2 import (
 from server_faults import BEGUN, BLOCK, CONNECTION, ENDED, FAULTS, SIBLING, VICTIM, Fault, answer
 from transcript import MUTE, Client, World, host_name, ready
 
+from sidecar.wire.connection import RESPONSE_WINDOW
+
 UNAVAILABLE = "14"
 
 
@@ -297,14 +299,14 @@ def test_a_goaway_that_takes_more_than_the_one_before() -> None:
 
 
 def test_data_beyond_the_connections_window() -> None:
-    """Section 6.9.1. 16 MiB of it: 257 streams with all their first windows in one write."""
+    """Section 6.9.1. 16 MiB of it: 513 streams with all their first windows in one write."""
     world = ready(1)
     client = world.client({INITIAL_WINDOW_SIZE: 0})
-    streams = [client.opens(end=True) for _ in range(258)]
+    streams = [client.opens(end=True) for _ in range(514)]
     backend = world.backend(1)
     backend.sends(*[headers(s, OK) for s in backend.streams_open()])
     client.take()
-    backend.sends(*[data(s, bytes(65535)) for s in backend.streams_open()])
+    backend.sends(*[data(s, bytes(RESPONSE_WINDOW)) for s in backend.streams_open()])
     backend.is_told(FLOW_CONTROL_ERROR)
     client.sends(*[window(s, 65535) for s in streams], window(0, 1 << 25))
     assert {client.outcome(s)[0] for s in streams} == {UNAVAILABLE}

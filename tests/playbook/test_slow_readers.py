@@ -9,7 +9,7 @@ from bystander import ODD, Bystander
 from rawhttp2 import INITIAL_WINDOW_SIZE, OK, POST, Data, data, headers, ping, settings, window
 from transcript import BackendConnection, ready
 
-from sidecar.splice import context, peer, stream
+from sidecar.splice import context, credit, peer, stream
 from sidecar.wire import connection
 
 
@@ -24,7 +24,7 @@ def test_a_reader_that_stops_is_held_for_up_to_its_bound() -> None:
     client.stops_reading()
     backend.sends(*[headers(n, OK) for n in numbers])
     send_all_that_is_granted(backend, numbers)
-    assert world.engine.held() <= 40 * 65535 + peer.MAX_LENT_FOR
+    assert world.engine.held() <= 40 * connection.RESPONSE_WINDOW + credit.MAX_LENT_UNREAD
     assert len(client.unsent) <= peer.OUTPUT_HIGH + 65536
     bystander.check()
     client.leaves()
@@ -46,9 +46,8 @@ def test_many_readers_that_stop_are_held_for_up_to_one_bound() -> None:
     assert len(numbers) == 90
     backend.sends(*[headers(n, OK) for n in numbers])
     send_all_that_is_granted(backend, numbers)
-    assert world.engine.kept()["lent"] <= context.MAX_LENT_IN_ALL
-    assert world.engine.held() <= 90 * 65535 + context.MAX_LENT_IN_ALL
-    assert all(len(client.unsent) <= peer.UNSENT_HIGH + 65536 for client in clients)
+    assert world.engine.kept()["lent"] <= credit.MAX_LENT_UNREAD
+    assert world.engine.held() <= 90 * connection.RESPONSE_WINDOW + credit.MAX_LENT_UNREAD
     bystander.check()
     for client in clients:
         client.leaves()
@@ -56,16 +55,16 @@ def test_many_readers_that_stop_are_held_for_up_to_one_bound() -> None:
 
 
 def send_all_that_is_granted(backend: BackendConnection, numbers: list[int]) -> None:
-    credit = dict.fromkeys(numbers, 65535)
+    left = dict.fromkeys(numbers, connection.RESPONSE_WINDOW)
     moved = True
     while moved:
         moved = False
         for number in numbers:
-            credit[number] += backend.granted(number)
-            size = min(credit[number], 16384)
+            left[number] += backend.granted(number)
+            size = min(left[number], 16384)
             if size > 0 and not backend.closed:
                 backend.sends(data(number, bytes(size)))
-                credit[number] -= size
+                left[number] -= size
                 moved = True
         backend.housekeeping.clear()
 
@@ -74,11 +73,11 @@ def test_a_reader_with_more_stalled_than_its_bound_is_given_up() -> None:
     world = ready(1)
     bystander = Bystander(world)
     client = world.client({INITIAL_WINDOW_SIZE: 0})
-    client.sends(*[headers(s, POST, end=True) for s in ODD[:600]])
+    client.sends(*[headers(s, POST, end=True) for s in ODD[:1100]])
     backend = world.backend(1)
     numbers = [n for n in backend.streams_open() if n != bystander.number]
     for number in numbers:
-        backend.sends(headers(number, OK), data(number, bytes(65535)))
+        backend.sends(headers(number, OK), data(number, bytes(connection.RESPONSE_WINDOW)))
         if client.closed:
             break
     assert client.closed
@@ -93,13 +92,13 @@ def test_stalled_readers_on_many_connections_are_bounded_in_all() -> None:
     bystander = Bystander(world)
     backend = world.backend(1)
     clients = []
-    for size in (400, 300, 250, 200, 150):
+    for size in (800, 600, 500, 400, 300):
         client = world.client({INITIAL_WINDOW_SIZE: 0})
         clients.append(client)
         before = set(backend.streams_open())
         client.sends(*[headers(s, POST, end=True) for s in ODD[:size]])
         for number in set(backend.streams_open()) - before:
-            backend.sends(headers(number, OK), data(number, bytes(65535)))
+            backend.sends(headers(number, OK), data(number, bytes(connection.RESPONSE_WINDOW)))
             assert world.engine.kept()["held"] <= context.MAX_HELD_IN_ALL
     assert [c.closed for c in clients] == [True, False, False, False, False]
     backend.take()

@@ -9,9 +9,9 @@ from sidecar.splice import peer as peers
 from sidecar.splice import service as services
 from sidecar.splice import states
 from sidecar.splice.backend import MAX_CONNECTIONS
+from sidecar.splice.credit import LEND_LIMIT, MAX_LENT_FOR
 from sidecar.splice.downstream import Downstream
 from sidecar.splice.engine import Engine
-from sidecar.splice.stream import LEND_LIMIT
 from sidecar.wire import frames
 from sidecar.wire.connection import CONNECTION_WINDOW, MAX_UNREAD_OUTPUT
 from simulator.clock import Violation
@@ -116,7 +116,7 @@ def _peer(name: str, peer: Any, held_back: int) -> None:
         )
     for what, value, most in (
         ("held", peer.held_for, peers.MAX_HELD_FOR),
-        ("lent", peer.lent_for, peers.MAX_LENT_FOR + LEND_LIMIT),
+        ("lent", peer.lent_for, MAX_LENT_FOR + LEND_LIMIT),
         ("held back", peer.held_back, CONNECTION_WINDOW),
         ("unsent", peer.unsent, MAX_UNREAD_OUTPUT),
         ("tombstones", len(peer._tombstones), peers.MAX_TOMBSTONES),
