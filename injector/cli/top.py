@@ -16,6 +16,7 @@ from rich.text import Text
 from injector.cli import codes, options, screen, verdict
 from injector.cli.clients import Clients
 from injector.cli.cluster import open_cluster
+from injector.cli.ctrlc import CtrlC
 from injector.cli.show import STATES, span
 from injector.cli.traffic import EndpointTraffic, Look, ServiceTraffic, services
 
@@ -127,15 +128,15 @@ def _live(
     """Until Ctrl-C. The last ten seconds, or as many looks as make two, are what is judged."""
     looks: deque[Look] = deque([clients.look()], maxlen=max(2, round(10 / interval) + 1))
     found: list[ServiceTraffic] = []
-    try:
-        with Live(Text("looking"), console=screen.console(), auto_refresh=False) as live:
-            while True:
-                time.sleep(interval)
-                looks.append(clients.look())
-                found = _chosen(looks, wanted)
-                live.update(screenful(found, clients, detailed=detailed), refresh=True)
-    except KeyboardInterrupt:
-        return found
+    with (
+        CtrlC() as ctrl_c,
+        Live(Text("looking"), console=screen.console(), auto_refresh=False) as live,
+    ):
+        while not ctrl_c.within(interval):
+            looks.append(clients.look())
+            found = _chosen(looks, wanted)
+            live.update(screenful(found, clients, detailed=detailed), refresh=True)
+    return found
 
 
 def _refuse_nothing(found: Sequence[ServiceTraffic], clients: Clients, service: str) -> None:

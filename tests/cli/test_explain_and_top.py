@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import signal
@@ -10,10 +11,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from admin_browser import Loop
@@ -23,6 +24,9 @@ from cli_run import Done, inside
 from net_scene import EndpointsFile, SidecarProcess
 
 from contract.names import ADMIN_PORT
+from injector.cli.clients import Clients
+from injector.cli.top import _live
+from injector.cli.traffic import Look
 from sidecar.admin.server import AdminServer
 
 pytestmark = pytest.mark.once
@@ -348,6 +352,29 @@ def test_top_is_live_on_a_terminal_and_ends_with_ctrl_c(world: World):
     drained.start()
     assert process.wait(30) == 3
     assert b"uneven" in seen
+
+
+class Swallowing:
+    """A look that loses an exception, as a destructor does that happens to run when Ctrl-C is pressed."""
+
+    notes: Sequence[str] = ()
+    left_out = count = looks = 0
+
+    def look(self) -> Look:
+        self.looks += 1
+        assert self.looks < 10, "Ctrl-C was lost"
+        if self.looks == 3:
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)
+        return Look(time.monotonic(), {})
+
+
+def test_ctrl_c_is_not_lost_whatever_runs_when_it_is_pressed():
+    clients = Swallowing()
+    assert _live(cast(Clients, clients), None, 0.01, detailed=False) == []
+    assert clients.looks == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def _read_all(descriptor: int) -> None:
