@@ -82,13 +82,17 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
 
 @pytest.mark.parametrize("scene", [(kind, 2) for kind in KINDS], indirect=True, ids=list(KINDS))
 def test_no_call_fails_and_the_others_share_evenly(scene: Scene) -> None:
+    # On a busy machine the one may be ready long before the other, and would rightly take all until then.
+    wait_for("both good ones serve", lambda: scene.caller.call() and all(each.begun for each in scene.good))
+    before = [each.begun for each in scene.good]
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(lambda _: scene.caller.call(), range(CALLS)))
     assert [(code, text) for code, text, _ in outcomes if code != "OK"] == []
-    shares = [each.begun for each in scene.good]
+    shares = [each.begun - begun for each, begun in zip(scene.good, before, strict=True)]
     assert sum(shares) == CALLS
-    # Evenly but for those that were first picked for the bad one: of these each went where fewest were open.
-    assert max(shares) - min(shares) <= CALLS // 10
+    # What is even is how many are open: one that the machine keeps waiting takes fewer. Of 100 each it was 65 at the worst
+    # in 100 runs, six at a time on two cores.
+    assert min(shares) >= CALLS // 4, shares
     # None waited for a connection longer than the patience for one; then it went elsewhere.
     print(f"slowest of {CALLS}: {max(seconds for *_, seconds in outcomes):.3f} s")
     assert scene.sidecar.endpoint(scene.bad.host)["open_streams"] == 0
