@@ -90,8 +90,8 @@ def test_no_call_fails_and_the_others_share_evenly(scene: Scene) -> None:
     assert [(code, text) for code, text, _ in outcomes if code != "OK"] == []
     shares = [each.begun - begun for each, begun in zip(scene.good, before, strict=True)]
     assert sum(shares) == CALLS
-    # What is even is how many are open: one that the machine keeps waiting takes fewer. Of 100 each it was 65 at the worst
-    # in 100 runs, six at a time on two cores.
+    # What is even is how many are open: one that the machine keeps waiting takes fewer. Of 100 each it was 65 at the
+    # worst in 100 runs, six at a time on two cores.
     assert min(shares) >= CALLS // 4, shares
     # None waited for a connection longer than the patience for one; then it went elsewhere.
     print(f"slowest of {CALLS}: {max(seconds for *_, seconds in outcomes):.3f} s")
