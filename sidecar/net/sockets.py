@@ -105,14 +105,14 @@ def tune_accepted(sock: socket.socket) -> None:
 def tune(sock: socket.socket, host: str) -> None:
     """Small frames go out at once; a dead peer is noticed. `host`: the address that tells where the peer is."""
     with contextlib.suppress(OSError):  # the peer may have closed already
-        if is_loopback(host):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOCAL_CONGESTION)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+        if is_loopback(host):  # last: a sandboxed kernel may not know it
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOCAL_CONGESTION)
 
 
 def dial(host: str, port: int) -> socket.socket:

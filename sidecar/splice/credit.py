@@ -63,6 +63,13 @@ def lend(source: Peer, half: Half) -> None:
     source.touch()
 
 
+def lend_if_low(half: Half) -> None:
+    """`lend` where the half's source has not much left."""
+    source = half.source
+    if source is not None and half.source_window < half.lend_below:
+        lend(source, half)
+
+
 def lendable(sink: Peer, half: Half) -> i64:
     """Credit beyond its first window that the half may still be lent on the word of `sink`'s peer."""
     context = sink.context
@@ -79,9 +86,7 @@ def lend_owed(sink: Peer) -> None:
     owed = list(sink.owed)
     sink.owed.clear()
     for half in owed:
-        source = half.source
-        if source is not None and half.source_window < half.lend_below:
-            lend(source, half)
+        lend_if_low(half)
 
 
 def settle_lent(sink: Peer, half: Half) -> None:

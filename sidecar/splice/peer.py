@@ -12,7 +12,7 @@ from mypy_extensions import i64
 
 from sidecar.splice import states
 from sidecar.splice.context import MAX_REPLAY_IN_ALL
-from sidecar.splice.credit import lend, lend_owed, settle_lent
+from sidecar.splice.credit import lend, lend_if_low, lend_owed, settle_lent
 from sidecar.splice.stream import REPLAY_LIMIT, Half, Stream, join
 from sidecar.splice.streamtable import StreamTable
 from sidecar.wire import frames
@@ -309,9 +309,7 @@ class Peer(Connection):
         self.pass_data(stream, half, payload, size)
         if half.held is None and half.state == states.ENDED:
             self.pass_end(stream, half)
-        source = half.source
-        if source is not None and half.source_window < half.lend_below:
-            lend(source, half)
+        lend_if_low(half)
         return True
 
     def drop_outbound(self, stream: Stream, half: Half) -> None:
@@ -360,9 +358,7 @@ class Peer(Connection):
     def _credit_changed(self, stream: Stream, half: Half) -> None:
         if half.held is not None:
             self.pump(stream, half)
-        source = half.source
-        if source is not None and half.source_window < half.lend_below:
-            lend(source, half)
+        lend_if_low(half)
 
     def initial_window_changed(self, difference: i64) -> None:
         for stream in self.streams.values():

@@ -40,8 +40,8 @@ BUGS = {
     "an END_STREAM behind held DATA is lost": Bug(
         "sidecar.splice.peer",
         "        if half.held is None and half.state == states.ENDED:\n"
-        "            self.pass_end(stream, half)\n        source",
-        "        source",
+        "            self.pass_end(stream, half)\n        lend_if_low",
+        "        lend_if_low",
     ),
     "credit is counted twice": Bug(
         "sidecar.splice.peer",
