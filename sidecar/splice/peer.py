@@ -31,12 +31,12 @@ MAX_HELD_FOR: Final[i64] = 33_554_432
 MAX_BLOCKS_UNREAD: Final[i64] = 1_048_576
 # Output with which the sockets are written to before more is read: what waits for the end of the turn is not unread.
 FLUSH_AT: Final[i64] = 262_144
-# Header blocks of one client's unanswered requests: 48 calls with 64 KiB of metadata each, or thousands with less.
-MAX_BLOCKS_FROM: Final[i64] = 3_145_728
+# Header blocks of one client's unanswered requests: 40 calls with 64 KiB of metadata each, or thousands with less.
+MAX_BLOCKS_FROM: Final[i64] = 2_621_440
 # Blocks up to this are not counted: they are in the memo, or no larger than the stream they belong to.
 SMALL_BLOCK: Final[i64] = 1024
-# Copies of one client's request bodies; one beyond this cannot be sent again, and that is all.
-MAX_REPLAY_FROM: Final[i64] = 2_097_152
+# Copies of one client's request bodies, 24 of the largest; one beyond this cannot be sent again, and that is all.
+MAX_REPLAY_FROM: Final[i64] = 1_572_864
 # Streams reset by us whose late frames are ignored, and streams the peer reset: the newest so many.
 MAX_TOMBSTONES: Final = 1024
 

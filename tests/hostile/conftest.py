@@ -19,6 +19,14 @@ def backend() -> Iterator[Backend]:
     found.stop()
 
 
+@pytest.fixture(scope="module")
+def overrun() -> Iterator[Backend]:
+    """For thousands of streams at once, which a Python server is busy with for long: not the caller's."""
+    found = Backend()
+    yield found
+    found.stop()
+
+
 @pytest.fixture
 def mesh(tmp_path: Path, backend: Backend) -> Iterator[Mesh]:
     """A sidecar of its own for each test: Service `good` has the real backend, `bad` gets what the test gives it."""
@@ -38,3 +46,11 @@ def caller(mesh: Mesh) -> Iterator[Caller]:
 @pytest.fixture
 def attack(mesh: Mesh, caller: Caller, record_property: Callable[[str, object], None]) -> Attack:
     return Attack(mesh, caller, record_property)
+
+
+@pytest.fixture
+def attack_elsewhere(attack: Attack, overrun: Backend) -> Attack:
+    """The attack meets another backend than the caller's: what the caller feels of it is the sidecar's doing."""
+    attack.mesh.set_endpoints("bad", overrun.address)
+    attack.port = attack.mesh.ports["bad"]
+    return attack

@@ -215,9 +215,9 @@ def test_a_table_that_is_never_given_up(attack: Attack) -> None:
 # --- streams ---------------------------------------------------------------------------------------------
 
 
-def test_too_many_streams(attack: Attack) -> None:
+def test_too_many_streams(attack_elsewhere: Attack) -> None:
     """Minimal headers, as many streams as there may be and more."""
-    flood(attack, (headers(s, BLOCK) for s in odd()), 5300)
+    flood(attack_elsewhere, (headers(s, BLOCK) for s in odd()), 5300)
 
 
 def test_uploads_that_never_end(attack: Attack) -> None:
@@ -293,8 +293,9 @@ def test_a_reader_that_dribbles(attack: Attack) -> None:
     attacker.close()
 
 
-def test_settings_that_change_all_streams_at_once(attack: Attack) -> None:
+def test_settings_that_change_all_streams_at_once(attack_elsewhere: Attack) -> None:
     """4,000 streams, and frames with hundreds of changes each."""
+    attack = attack_elsewhere
     changes = frame(SETTINGS, 0, 0, struct.pack(">HIHI", 4, 0, 4, 65535) * 1300)
     attacker = Attacker(attack.port)
     attacker.send(*[headers(s, BLOCK) for s in range(1, 8001, 2)])
