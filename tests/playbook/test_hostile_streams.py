@@ -162,14 +162,14 @@ def test_too_many_streams_in_all() -> None:
 
 
 def test_the_largest_header_blocks_of_many_streams() -> None:
-    """64 KiB of metadata on each of many unanswered calls: refused from 3 MiB on, and room again with each answer."""
+    """64 KiB of metadata on each of many unanswered calls: refused from 2.5 MiB on, and room again with each answer."""
     world = ready(1)
     client = world.client()
     large = (*POST, *[(f"large-{n}", "x" * 8000) for n in range(8)])
-    for s in ODD[:45]:
+    for s in ODD[:35]:
         client.sends(headers(s, large, end=True))
     client.receives_nothing()
-    for s in ODD[45:70]:
+    for s in ODD[35:70]:
         client.sends(headers(s, large, end=True))
     refused = [e for e in client.take() if isinstance(e, Reset)]
     assert refused
