@@ -110,6 +110,9 @@ class Backend(Member):
         if usable and not self.pending:
             return
         if not self._may_dial(usable):
+            wait = self._another_at - self._context.now
+            if wait > 0.0 and not self._full:
+                self._context.after(wait, _BackoffOver(self))
             self._full = True
             self._rotate()
             return

@@ -251,6 +251,7 @@ class Service:
     def cancelled(self, stream: Stream, code: i64) -> None:
         """The client gave the stream up, or broke a rule on it; it is over on its side."""
         self._break_request(stream)
+        answered = stream.response.state == states.DONE
         stream.response.state = states.next_half(stream.response.state, states.BREAK)
         down = stream.down
         if down is not None:
@@ -259,9 +260,12 @@ class Service:
             down.forget(stream)
         up = stream.up
         if up is not None:
-            if stream.backend is not None:
-                stream.backend.stats.cancelled += 1
-            stream.grpc_status = replies.CANCELLED
+            if answered:  # to its end: gRPC's clients so end a request that the server did not wait for
+                self._judge(stream.backend, stream.grpc_status == replies.UNAVAILABLE)
+            else:
+                if stream.backend is not None:
+                    stream.backend.stats.cancelled += 1
+                stream.grpc_status = replies.CANCELLED
             self._leave(stream)
             up.reset(stream.up_id, code)
             up.forget(stream)
@@ -355,8 +359,8 @@ class Service:
         if alone:
             self._balancer.resume(refuser)
         self.open(stream)
-        if not alone and not refuser.retired:
-            self._balancer.resume(refuser)
+        if not alone:
+            self.resumed(refuser)  # and what found no other endpoint after all goes to this one
 
     def _rewind(self, stream: Stream) -> None:
         request = stream.request

@@ -47,6 +47,9 @@ class Upstream(Peer):
         self.stalled: bool = False  # what we send is not even acknowledged: nothing new until it is
         self.in_doubt: bool = False  # another one to the same pod is stalled: this one is being asked
         self.next_id: i64 = FIRST_STREAM
+        self._never_sent: i64 = (
+            FIRST_STREAM  # from here on streams are in the output that nobody has taken yet
+        )
         self.room_wanted: bool = False  # streams were turned away because it is congested
         self._last_taken: i64 = frames.MAX_STREAM_ID  # of the backend's latest GOAWAY
         self._faults = Budget(FAULTS, FAULTS_PER_SECOND)
@@ -93,6 +96,10 @@ class Upstream(Peer):
         if self.room_wanted and not self.congested():
             self.room_wanted = False
             self.backend.room_again(self)
+
+    def take_output(self) -> list[bytes]:
+        self._never_sent = self.next_id
+        return super().take_output()
 
     def has_waiting(self) -> bool:
         return self.room_wanted or super().has_waiting()
@@ -180,9 +187,10 @@ class Upstream(Peer):
         else:
             stream.advance(states.ANSWER)
             self.has_served = True
+            # What it says of a body that need not come is not held against the end, wherever that is.
+            lacks = block.content_length > 0 and self._may_lack_body(stream, block)
+            half.content_length = -1 if end_stream or lacks else block.content_length
             drop_request(stream)
-            # Of a body that does not come (`_may_lack_body`), if this is the end.
-            half.content_length = -1 if end_stream else block.content_length
             if end_stream:
                 half.state = states.next_half(half.state, states.END)
             self._pass_block(stream, block, end_stream)
@@ -260,9 +268,15 @@ class Upstream(Peer):
     def abandon(self, why: str) -> None:
         """The connection is lost: what was on it is settled, and the backend looks for another."""
         streams = self.streams.take_all()
+        streams.sort(key=_number)
         self.backend.lost(self, why)
+        service = self.backend.service
         for stream in streams:
-            self.backend.service.broken(stream, why)
+            # Only where the socket is closed: else the output still goes out.
+            if self.gone and stream.up_id >= self._never_sent:
+                service.refused(stream, why)
+            else:
+                service.broken(stream, why)
 
     def forget(self, stream: Stream) -> None:
         """Both halves are over on this side."""

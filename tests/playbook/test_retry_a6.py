@@ -179,3 +179,36 @@ def test_what_is_cancelled_while_it_waits_to_be_sent_again_is_not_sent_again() -
     world.advance(2.0)
     assert all(not c.streams_open() for c in world.connections())
     world.nothing_is_left()
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_never_left_here_before_its_connection_was_lost_is_sent_again(written: bool) -> None:
+    """A call and the end of the connection it was given to are found in one turn."""
+    world = ready(1, 2)
+    client = world.client()
+    world.engine.received(client.peer, headers(1, POST) + data(1, b"body", end=True), world.now)
+    lost = who_has(world)
+    if written:
+        world.settle()
+    lost.leaves()
+    if written:
+        assert client.outcome(1)[0] == "14"
+        return
+    other = who_has(world)
+    assert other.host != lost.host
+    other.receives(request(1), Data(1, b"body", True))
+    other.answers(1)
+    assert client.outcome(1) == ("0", "")
+    world.nothing_is_left()
+
+
+def test_what_never_left_here_is_not_sent_again_where_it_still_goes_out() -> None:
+    """The backend breaks a rule: what is in our output reaches it ahead of our GOAWAY."""
+    world = ready(1, 2)
+    client = world.client()
+    world.engine.received(client.peer, headers(1, POST, end=True), world.now)
+    lost = who_has(world)
+    lost.sends(headers(9, OK))
+    assert client.outcome(1)[0] == "14"
+    assert not [c for c in world.connections() if c.streams_open()]
+    world.nothing_is_left()

@@ -182,3 +182,42 @@ def test_a_length_may_speak_of_a_body_that_does_not_come(method: str, status: st
     who_has(world).sends(headers(1, answer, end=True))
     client.receives(response(1, answer, True))
     world.nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    "end", [data(1, end=True), headers(1, TRAILERS, True)], ids=["empty DATA", "trailers"]
+)
+def test_the_answer_to_head_may_end_apart_from_its_headers(end: bytes) -> None:
+    world = ready(1)
+    client = world.client()
+    client.opens(((":method", "HEAD"), *POST[1:]), end=True)
+    backend = world.backend(1)
+    answer = (*OK, ("content-length", "4"))
+    backend.sends(headers(1, answer), end)
+    found = client.take()
+    assert found[0] == response(1, answer)
+    assert found[1:] in ([Data(1, b"", True)], [response(1, TRAILERS, True)])
+    world.nothing_is_left()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_client_that_ends_its_request_with_a_reset_after_the_whole_answer_has_cancelled_nothing(
+    whole: bool,
+) -> None:
+    """As grpc-go does it where the server ends the call first."""
+    world = ready(1)
+    client = world.client()
+    client.opens()
+    backend = world.backend(1)
+    backend.take()
+    backend.sends(headers(1, OK), data(1, PART))
+    if whole:
+        backend.sends(headers(1, TRAILERS, True))
+    client.sends(rst(1, NO_ERROR))
+    backend.receives(Reset(1, NO_ERROR))
+    (service,) = world.engine.services.values()
+    (endpoint,) = service.backends.values()
+    for stats in (service.stats, endpoint.stats):
+        assert stats.by_status == ({0: 1} if whole else {1: 1})
+    assert endpoint.stats.cancelled == (0 if whole else 1)
+    world.nothing_is_left()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from rawhttp2 import MAX_CONCURRENT_STREAMS, Data, Headers, request, settings
-from transcript import MUTE, REFUSE, SILENCE, Client, World, host_name, ready
+from rawhttp2 import MAX_CONCURRENT_STREAMS, REFUSED_STREAM, Data, Headers, request, rst, settings
+from transcript import ACCEPT, MUTE, REFUSE, SILENCE, Client, World, host_name, ready
 
 
 def test_a_limit_on_streams_is_met_with_another_connection() -> None:
@@ -140,7 +140,7 @@ def test_a_second_connection_that_is_refused_is_tried_again_later() -> None:
     world.manners[host_name(1)] = REFUSE
     streams = [client.opens(end=True) for _ in range(3)]
     assert len(world.backend(1).streams_open()) == 1
-    world.manners[host_name(1)] = "accept"
+    world.manners[host_name(1)] = ACCEPT
     world.advance(1.0)
     assert sum(len(c.streams_open()) for c in world.connections()) == 3
     serves_all(world, client, streams)
@@ -208,8 +208,48 @@ def test_a_limit_below_what_waits_for_the_connection() -> None:
     world.endpoints(1)
     client = world.client()
     streams = [client.opens(end=True) for _ in range(20)]
-    world.manners[host_name(1)] = "accept"
+    world.manners[host_name(1)] = ACCEPT
     world.accept_dial(world.dialling[0])
     world.settle()
     assert all(len(c.streams_open()) <= 3 for c in world.connections())
     serves_all(world, client, streams)
+
+
+@pytest.mark.parametrize(
+    "seed", range(6)
+)  # in some, the limited endpoint is asked before that call and known to be full
+def test_what_one_endpoint_refuses_and_the_other_has_no_room_for_goes_back_to_the_first(seed: int) -> None:
+    world = World(seed)
+    world.backend_settings[host_name(2)] = {MAX_CONCURRENT_STREAMS: 1}
+    world.endpoints(1, 2)
+    client = world.client()
+    for _ in range(17):
+        client.opens(end=True)
+    free = world.backend(1)
+    assert len(free.streams_open()) == 9
+    refused = free.streams_open()[-1]
+    free.take()
+    free.sends(rst(refused, REFUSED_STREAM))
+    free.receives(request(refused + 2, end=True))
+    client.receives_nothing()
+
+
+def test_a_further_connection_is_tried_again_when_its_time_has_come_though_no_stream_ends() -> None:
+    """Dialled for a stream that found room meanwhile, and refused; then there was none again, too early to dial."""
+    world = ready(1, settings={MAX_CONCURRENT_STREAMS: 2})
+    client = world.client()
+    world.manners[host_name(1)] = SILENCE
+    for _ in range(3):
+        client.opens(end=True)
+    (further,) = world.dialling
+    first = world.backend(1)
+    first.answers(1)
+    first.answers(3)
+    assert first.streams_open() == [5]
+    world.dialling.clear()
+    world.engine.lost(further, "refused the connection", world.now)
+    world.manners[host_name(1)] = ACCEPT
+    for _ in range(3):
+        client.opens(end=True)
+    world.advance(1.0)
+    assert [len(c.streams_open()) for c in world.connections()] == [2, 2]
