@@ -90,6 +90,9 @@ class Backend(Member):
         self.dial_if_needed()
 
     def _send(self, upstream: Upstream, stream: Stream) -> None:
+        if stream.list_size > upstream.peer_max_header_list:
+            self.service.too_large(stream, upstream.peer_max_header_list)
+            return
         self.stats.started += 1
         try:
             upstream.send(stream)

@@ -22,7 +22,7 @@ _MAX_MESSAGE: Final = 512
 _HTTP_STATUS: Final[dict[int, bytes]] = {
     int(DEADLINE_EXCEEDED): b"504",
     int(UNAVAILABLE): b"503",
-    int(RESOURCE_EXHAUSTED): b"503",
+    int(RESOURCE_EXHAUSTED): b"431",  # only said of header lists
 }
 
 

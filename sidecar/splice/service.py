@@ -437,6 +437,33 @@ class Service:
             backend.open_streams = 0
         self._balancer.recount(slot for stream in streams if (slot := stream.slot) is not None)
 
+    def too_large(self, stream: Stream, most: i64) -> None:
+        """The endpoint says that it takes no header list of this size (RFC 9113 section 10.5.1).
+
+        gRPC's clients end such a call themselves. Passed on it could cost all that are on the connection: grpc-java
+        ends it for a list that is a quarter above its limit.
+        """
+        where = stream.backend.endpoint.address if stream.backend is not None else "?"
+        what = f"evenstream: a header list of {stream.list_size} octets; endpoint {where} of {self.name}"
+        self.answer(stream, replies.RESOURCE_EXHAUSTED, f"{what} takes {most}")
+
+    def answer_too_large(self, stream: Stream, size: i64, most: i64, ends: bool) -> None:
+        """The same of the client, and of a header list of the answer. `ends`: with it the answer would end."""
+        up = stream.up
+        over = ends and stream.request.state == states.DONE
+        self._leave(stream)
+        if up is not None:
+            if not over:
+                up.reset(stream.up_id, frames.CANCEL)
+            up.forget(stream)
+        if not stream.is_grpc:
+            self._reset_down(stream, frames.INTERNAL_ERROR)
+            return
+        what = (
+            f"evenstream: {self.name} answered with a header list of {size} octets; the client takes {most}"
+        )
+        self.answer(stream, replies.RESOURCE_EXHAUSTED, what)
+
     def answer(self, stream: Stream, status: i64, message: str) -> None:
         """Answer the client here, in place of a backend."""
         totals = self._context.totals.answered_here

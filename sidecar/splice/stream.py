@@ -89,6 +89,7 @@ class Stream:
         self.path: Final = block.path
         self.is_grpc: Final = block.is_grpc
         self.block: bytes | None = block.raw  # kept until the answer comes: it may be sent again
+        self.list_size: Final = block.list_size
         self.phase: i64 = states.QUEUED
         self.down: Downstream | None = down  # None: over on the client's side
         self.down_id: Final = down_id

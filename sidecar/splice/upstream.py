@@ -170,9 +170,15 @@ class Upstream(Peer):
         if fault:
             self.stream_fault(stream_id, frames.PROTOCOL_ERROR, fault)
             return
-        if half.sink is not None and half.sink.flooded():
-            self.backend.service.shed(stream)
-            return
+        sink = half.sink
+        if sink is not None:
+            if sink.flooded():
+                self.backend.service.shed(stream)
+                return
+            if block.list_size > sink.peer_max_header_list:
+                most = sink.peer_max_header_list
+                self.backend.service.answer_too_large(stream, block.list_size, most, end_stream)
+                return
         if block.grpc_status >= 0:
             stream.grpc_status = block.grpc_status
         if stream.phase == states.ANSWERED:

@@ -84,6 +84,7 @@ class Connection:
         self.peer_ready: bool = False  # its SETTINGS have arrived
         self.peer_initial_window: i64 = frames.DEFAULT_WINDOW
         self.peer_max_streams: i64 = frames.MAX_STREAM_ID  # unlimited until said, section 6.5.2
+        self.peer_max_header_list: i64 = frames.UNLIMITED  # the same; octets as Block.list_size counts them
         self.send_window: i64 = frames.DEFAULT_WINDOW
         self.receive_window: i64 = CONNECTION_WINDOW
         self.held_back: i64 = 0  # octets of the peer's DATA that count as not read yet
@@ -449,6 +450,8 @@ class Connection:
             self.peer_initial_window = value
         elif identifier == frames.MAX_CONCURRENT_STREAMS:
             self.peer_max_streams = value
+        elif identifier == frames.MAX_HEADER_LIST_SIZE:
+            self.peer_max_header_list = value
         elif identifier == frames.MAX_FRAME_SIZE:
             if not frames.MAX_FRAME <= value <= 0xFFFFFF:
                 raise ConnectionFault(frames.PROTOCOL_ERROR, "MAX_FRAME_SIZE out of range")

@@ -41,6 +41,8 @@ INITIAL_WINDOW_SIZE: Final[i64] = 0x4
 MAX_FRAME_SIZE: Final[i64] = 0x5
 MAX_HEADER_LIST_SIZE: Final[i64] = 0x6
 
+UNLIMITED: Final[i64] = 0xFFFFFFFF  # no setting is larger
+
 # Error codes, section 7.
 NO_ERROR: Final[i64] = 0x0
 PROTOCOL_ERROR: Final[i64] = 0x1

@@ -22,7 +22,7 @@ from rawhttp2 import (
     PREFACE,
     REFUSED_STREAM,
     TRAILERS,
-    Data,
+    Fields,
     Goaway,
     Headers,
     Ping,
@@ -37,6 +37,7 @@ from rawhttp2 import (
     response,
     rst,
     settings,
+    window,
 )
 from rawhttp2 import literal as plain
 from transcript import Party, ready
@@ -229,21 +230,88 @@ def test_a_refusal_that_nobody_else_can_take_is_passed_on_as_one() -> None:
 # --- 11: lists of headers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("announced", [8192, 16384])
-def test_a_peer_that_takes_less_is_the_judge_of_it(announced: int) -> None:
-    """Java announces 8 KiB, C-core 16 KiB. The list is passed on; what the peer makes of it is its answer."""
+def list_of(size: int, fields: Fields) -> Fields:
+    """These fields and one more, so that the list comes to so many octets."""
+    taken = sum(len(name) + len(value) + 32 for name, value in fields)
+    return (*fields, ("large-bin", "A" * (size - taken - len("large-bin") - 32)))
+
+
+@pytest.mark.parametrize("announced", [8192, 16384])  # Java's, C-core's
+@pytest.mark.parametrize("end", [True, False])
+def test_a_backend_is_not_sent_a_list_beyond_what_it_announced(announced: int, end: bool) -> None:
+    """grpc-java ends its connection over one, with all calls that are on it."""
     world = ready(1, settings={MAX_HEADER_LIST_SIZE: announced})
-    client = world.client({MAX_HEADER_LIST_SIZE: announced})
-    large = (*POST, ("large-bin", "A" * 60_000))
-    client.sends(headers(1, large), headers(3, POST, end=True))
+    client = world.client()
+    most, beyond = list_of(announced, POST), list_of(announced + 1, POST)
+    client.sends(headers(1, most, end=True), headers(3, beyond, end))
     backend = world.backend(1)
-    backend.receives(request(1, large), request(3, end=True))
-    backend.sends(rst(1, INTERNAL_ERROR))
-    backend.answers(3)
-    client.receives(
-        Reset(1, INTERNAL_ERROR), response(3, OK), Data(3, b"response"), response(3, TRAILERS, True)
-    )
+    backend.receives(request(1, most, end=True))
+    status, message = client.outcome(3)
+    assert status == "8"
+    assert f"{announced + 1} octets" in message
+    assert message.endswith(f"takes {announced}")
+    backend.answers(1)
+    assert client.outcome(1) == ("0", "")
+    assert world.engine.totals.answered_here == {8: 1}
     client.still_works()
+    backend.still_works()
+    world.nothing_is_left()
+
+
+def test_a_backend_that_raises_its_limit_is_sent_more() -> None:
+    world = ready(1, settings={MAX_HEADER_LIST_SIZE: 8192})
+    client = world.client()
+    large = list_of(9000, POST)
+    backend = world.backend(1)
+    backend.sends(settings({MAX_HEADER_LIST_SIZE: 10_000}))
+    client.opens(large)
+    backend.receives(request(1, large))
+
+
+@pytest.mark.parametrize("part", ["1xx", "headers", "trailers", "trailers only", "trailers behind DATA"])
+@pytest.mark.parametrize("ended", [True, False], ids=["request ended", "request open"])
+def test_a_client_is_not_sent_a_list_beyond_what_it_announced(part: str, ended: bool) -> None:
+    world = ready(1)
+    client = world.client({MAX_HEADER_LIST_SIZE: 8192, INITIAL_WINDOW_SIZE: 10})
+    client.sends(headers(1, POST, ended), headers(3, POST, end=True))
+    backend = world.backend(1)
+    backend.take()
+    if part == "1xx":
+        backend.sends(headers(1, list_of(8193, ((":status", "103"),))))
+    elif part == "headers":
+        backend.sends(headers(1, list_of(8193, OK)))
+    elif part == "trailers only":
+        backend.sends(headers(1, list_of(8193, (*OK, *TRAILERS)), True))
+    else:
+        held = 20 if part == "trailers behind DATA" else 10
+        backend.sends(headers(1, OK), data(1, bytes(held)), headers(1, list_of(8193, TRAILERS), True))
+        if held > 10:
+            client.sends(window(1, 10))
+    status, message = client.outcome(1)
+    assert status == "8"
+    assert "8193 octets" in message
+    over = ended and part.startswith("trailers")
+    assert [event for event in backend.take() if isinstance(event, Reset)] == (
+        [] if over else [Reset(1, CANCEL)]
+    )
+    client.take()
+    backend.answers(3)
+    assert client.outcome(3) == ("0", "")
+    client.still_works()
+    backend.still_works()
+    world.nothing_is_left()
+
+
+def test_a_plain_http_client_and_a_plain_http_answer_beyond_a_limit() -> None:
+    world = ready(1, settings={MAX_HEADER_LIST_SIZE: 8192})
+    client = world.client({MAX_HEADER_LIST_SIZE: 8192})
+    get = ((":method", "GET"), *POST[1:4])
+    client.opens(list_of(8193, get), end=True)
+    assert dict(client.take()[0].fields)[":status"] == "431"
+    client.opens(get, end=True)
+    world.backend(1).sends(headers(1, list_of(8193, OK)))
+    client.receives(Reset(3, INTERNAL_ERROR))
+    world.nothing_is_left()
 
 
 @pytest.mark.parametrize("side", ["client", "backend"])
