@@ -70,6 +70,8 @@ class PeerChannel(Channel):
 
     def drained(self, now: float) -> None:
         self._plane.engine.socket_state(self.peer, 0, now)
+        if self.peer.finished:
+            self.peer.touch()
 
     def failed(self, error: Exception, now: float) -> None:
         self._plane.recover(self, error, now)
@@ -95,6 +97,8 @@ class PeerChannel(Channel):
             pieces = peer.take_output()  # what `socket_state` had to say
             if pieces and not peer.gone:
                 self.write_pieces(pieces)
+            if self._unsent and peer.ended_idle and not (peer.gone or peer.error_code):
+                return  # the end of its last answers: however slowly it reads, it is closed when they are out
             self._plane.close(self, now)
 
     def look(self, now: float) -> None:

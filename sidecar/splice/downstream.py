@@ -202,5 +202,6 @@ class Downstream(Peer):
     def close_if_idle(self) -> None:
         leaving = self._peer_leaving or self._refuse_above != frames.MAX_STREAM_ID
         if leaving and self.streams.count() == 0:
+            self.ended_idle = self.ended_idle or not self.finished
             self.finished = True
             self.touch()

@@ -224,7 +224,7 @@ class Engine:
         while self._context.held > MAX_HELD_IN_ALL:
             heaviest: Peer | None = None
             for peer in self._peers():
-                if not peer.finished and (heaviest is None or peer.weight() > heaviest.weight()):
+                if not peer.gone and (heaviest is None or peer.weight() > heaviest.weight()):
                     heaviest = peer
             if heaviest is None:
                 return

@@ -51,6 +51,7 @@ class Peer(Connection):
         self.streams: Final = StreamTable(is_server)
         self.unsent: i64 = 0  # octets the socket has not taken, kept by the caller
         self.draining: bool = False
+        self.ended_idle: bool = False  # a client's that is `finished` because all its streams are
         self.gone: bool = False  # the socket is closed or is to be closed at once: write nothing more
         self._touched = context.touched
         self._is_touched: bool = False

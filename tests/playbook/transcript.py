@@ -90,6 +90,8 @@ class Party:
         self.unsent = self.unsent[taken:]
         if before and not self.closed:
             self.world.engine.socket_state(self.peer, len(self.unsent), self.world.now)
+            if self.peer.finished and not self.unsent:
+                self.peer.touch()
         self.world.settle()
 
     def _take(self, octets: bytes) -> int:
@@ -313,7 +315,10 @@ class World:
         if octets:
             party.write(octets)
         if peer.finished:
-            # DataPlane.close: the rest is flushed unless the connection is gone; then `lost`, once.
+            # PeerChannel.flush and DataPlane.close: a client's last answers are waited for; otherwise the rest is
+            # flushed unless the connection is gone; then `lost`, once.
+            if party.unsent and peer.ended_idle and not (peer.gone or peer.error_code):
+                return
             party.closed = True
             if not peer.gone:
                 party.unsent += b"".join(peer.take_output())  # what `socket_state` had to say
