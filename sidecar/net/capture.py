@@ -243,9 +243,15 @@ class Captured(Channel):
             self._to_client(data)
             return
         self._from_server += data
+        if len(self._from_server) > MAX_HELD and self._original is not None:
+            self._original.set_reading(False)
         if not sniff.may_be_settings(self._from_server):
             # A server that speaks first, and not HTTP/2.
             self._pass_through(sniff.OTHER, now)
+
+    def held(self) -> int:
+        """Octets of both directions that nobody has been given yet."""
+        return len(self._from_client) + len(self._from_server)
 
     def _decide(self, now: float) -> None:
         verdict = self._verdict
@@ -280,6 +286,8 @@ class Captured(Channel):
         if self.closed:
             return
         self.set_reading(True)
+        if self._original is not None:
+            self._original.set_reading(True)
         held, self._from_client = self._from_client, b""
         self._to_original(held)
         held, self._from_server = self._from_server, b""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from net_loop import run_until
 
 from sidecar.balance.endpoints import ServicePort
-from sidecar.net.capture import MAX_TOLD, Capture, Passed
+from sidecar.net.capture import MAX_HELD, MAX_TOLD, Capture, Passed
+from sidecar.net.channel import BULK_READ_SIZE
 from sidecar.net.dataplane import DataPlane
 from sidecar.net.loop import Loop
 from sidecar.net.sockets import Destination
@@ -93,3 +96,43 @@ def test_the_status_tells_the_latest_first(capture: Capture):
         {"destination": "[fd00::9]:80", "service": "", "reason": "http1", "connections": 1},
         {"destination": "10.96.0.7:443", "service": "orders.shop:7000", "reason": "tls", "connections": 1},
     ]
+
+
+def test_what_a_server_says_ahead_is_held_up_to_its_bound_and_then_passed_on(capture: Capture):
+    """It begins as HTTP/2 does, and the client has not said a word yet."""
+    said = bytes.fromhex("000000040000000000") + bytes(8 * MAX_HELD)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = connect(capture, Destination(*server.getsockname()[:2]), ORDERS, b"")
+        speaker = server.accept()[0]
+    speaker.setblocking(False)
+    client.setblocking(False)
+    (captured,) = capture.open
+    loop, plane = capture.plane.loop, capture.plane
+    sent, got, still = 0, b"", 0
+
+    def speak() -> int:
+        nonlocal sent
+        before = sent
+        with contextlib.suppress(BlockingIOError):
+            sent += speaker.send(said[sent:])
+        return sent - before
+
+    def nothing_moves() -> bool:
+        nonlocal still
+        still = 0 if speak() else still + 1
+        return still > 20
+
+    def all_has_come() -> bool:
+        nonlocal got
+        speak()
+        with contextlib.suppress(BlockingIOError):
+            got += client.recv(1 << 20)
+        return len(got) == len(said)
+
+    run_until(loop, plane, nothing_moves)
+    assert MAX_HELD < captured.held() <= MAX_HELD + BULK_READ_SIZE
+    client.sendall(TLS_HELLO)
+    run_until(loop, plane, all_has_come)
+    assert got == said
+    speaker.close()
+    client.close()
