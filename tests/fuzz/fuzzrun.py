@@ -12,7 +12,9 @@ there too, as crash-*, and ends the run with its traceback.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import math
 import os
 import shlex
 import shutil
@@ -53,18 +55,36 @@ def command(target: str, *arguments: str) -> list[str]:
     return [sys.executable, str(Path(__file__)), "--inside", target, *arguments]
 
 
-def run(target: str, runs: int, seed: int) -> int:
+def run(target: str, runs: int, seed: int, jobs: int) -> int:
+    """In `jobs` processes, which share the executions and see what the others find; the first to fail ends all."""
     found = FOUND / target
     found.mkdir(parents=True, exist_ok=True)
-    options = [f"-runs={runs}", f"-max_len={TARGETS[target]}", f"-timeout={TIMEOUT}", "-rss_limit_mb=2048"]
-    options += [
+    options = [
+        f"-runs={math.ceil(runs / jobs)}",
+        f"-max_len={TARGETS[target]}",
+        f"-timeout={TIMEOUT}",
+        "-rss_limit_mb=2048",
+        "-reload=10",
         "-print_final_stats=1",
         f"-artifact_prefix={FOUND}/{target}-",
-        f"-seed={seed}",
         "-len_control=20",
     ]
     begun = time.monotonic()
-    code = subprocess.run(command(target, *options, str(found), str(CORPUS / target)), check=False).returncode
+    processes = [
+        subprocess.Popen(
+            command(target, *options, f"-seed={seed and seed + n}", str(found), str(CORPUS / target))
+        )
+        for n in range(jobs)
+    ]
+    code = 0
+    while processes and not code:
+        for each in list(processes):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = each.wait(0.5) or code
+                processes.remove(each)
+    for each in processes:
+        each.kill()
+        each.wait()
     print(f"== {target}: exit code {code} after {time.monotonic() - begun:.0f} s", flush=True)
     return code
 
@@ -97,6 +117,7 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--runs", type=int, default=RUNS, help="executions of each target")
     parser.add_argument("--seed", type=int, default=0, help="0: another one each time")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that share a target")
     parser.add_argument("--shrink", action="store_true")
     parser.add_argument("--again", type=Path, metavar="FILE")
     chosen = parser.parse_args()
@@ -110,7 +131,7 @@ def main() -> int:
         elif chosen.shrink:
             code |= shrink(target)
         else:
-            code |= run(target, chosen.runs, chosen.seed)
+            code |= run(target, chosen.runs, chosen.seed, max(1, chosen.jobs))
     return 1 if code else 0
 
 
