@@ -8,12 +8,13 @@ from mypy_extensions import i64
 
 from sidecar.splice import states
 from sidecar.splice.context import MAX_BLOCKS_IN_ALL, MAX_STREAMS_IN_ALL, Context
-from sidecar.splice.peer import MAX_BLOCKS_FROM, RESET_BY_PEER, RESET_BY_US, SMALL_BLOCK, Peer, keep_block
+from sidecar.splice.peer import RESET_BY_PEER, RESET_BY_US, Peer
+from sidecar.splice.replay import MAX_BLOCKS_FROM, SMALL_BLOCK, keep_block
 from sidecar.splice.stream import Stream
 from sidecar.wire import frames
 from sidecar.wire.blocks import Block
 from sidecar.wire.budget import Budget
-from sidecar.wire.connection import ConnectionFault
+from sidecar.wire.faults import ConnectionFault
 
 if TYPE_CHECKING:
     from sidecar.splice.service import Service

@@ -18,21 +18,16 @@ from mypy_extensions import i64
 from sidecar.balance.endpoints import ServicePort, Snapshot
 from sidecar.balance.outlier import Ejection
 from sidecar.splice import recovery
-from sidecar.splice.context import MAX_BLOCKS_UNDER_WAY, MAX_HELD_IN_ALL, Context, Timer
+from sidecar.splice.context import MAX_HELD_IN_ALL, Context, Timer
 from sidecar.splice.downstream import Downstream
 from sidecar.splice.internal import InternalErrors
 from sidecar.splice.peer import Peer
 from sidecar.splice.service import Service
 from sidecar.splice.stats import Totals
+from sidecar.splice.unfinished import Unfinished
 from sidecar.splice.upstream import Upstream
-from sidecar.wire import frames
 from sidecar.wire.memo import BlockMemo
 
-# A client has its preface and SETTINGS ready when it connects; ten seconds allow for a machine that swaps.
-HANDSHAKE_TIMEOUT: Final = 10.0
-# For a frame or header block from its first octet to its last. Peers write them whole; this allows for a network
-# that loses packets for a while.
-INCOMPLETE_TIMEOUT: Final = 30.0
 # A client answers the PING of a graceful GOAWAY in a round trip; one that does not is told all the same.
 DRAIN_GRACE: Final = 1.0
 # A client that connects during the drain has calls to make still, and is sent away only so much later: gRPC's C-core
@@ -50,9 +45,7 @@ class Engine:
         self.downstreams: dict[Downstream, None] = {}
         self._upstreams: dict[Upstream, None] = {}  # dialled and not lost yet
         self.draining: bool = False
-        # Whether the timer is under way: one does for all connections.
-        self._handshakes_timed: bool = False
-        self._incomplete_timed: bool = False
+        self._unfinished = Unfinished(self, self._context)
 
     @property
     def totals(self) -> Totals:
@@ -117,7 +110,7 @@ class Engine:
                 peer.finished = True
                 peer.touch()
         try:
-            recovery.mend(context, self.services.values(), self._peers())
+            recovery.mend(context, self.services.values(), self.peers())
         except Exception as again:
             context.errors.note("recovery", again, now)
 
@@ -135,10 +128,7 @@ class Engine:
         self.downstreams[downstream] = None
         downstream.touch()
         try:
-            if not self._handshakes_timed:
-                self._handshakes_timed = True
-                context.after(HANDSHAKE_TIMEOUT, _HandshakesOver(self))
-            context.handshakes[downstream] = now + HANDSHAKE_TIMEOUT
+            self._unfinished.accepted(downstream)
             service.connect()
             if self.draining:
                 context.after(DRAIN_STAY, _StayOver(self, downstream))
@@ -159,12 +149,7 @@ class Engine:
         try:
             peer.feed(data, now)
             peer.touch()
-            block = peer.block_under_way()
-            if block != peer.block_counted:
-                self._count_block(peer, block)
-            if not self._incomplete_timed and peer.is_incomplete():
-                self._incomplete_timed = True
-                context.after(INCOMPLETE_TIMEOUT, _IncompleteOver(self))
+            self._unfinished.received(peer)
             if context.held > MAX_HELD_IN_ALL:
                 self._relieve()
         except Exception as error:
@@ -204,7 +189,7 @@ class Engine:
             totals[peer.error_code] = totals.get(peer.error_code, 0) + 1
         try:
             peer.settle_unsent()
-            self._count_block(peer, 0)
+            self._unfinished.lost(peer)
             if isinstance(peer, Upstream):
                 peer.abandon(why)
             else:
@@ -215,7 +200,7 @@ class Engine:
 
     # --- what all connections together may keep --------------------------------------------------
 
-    def _peers(self) -> list[Peer]:
+    def peers(self) -> list[Peer]:
         """All whose socket is not closed yet."""
         return [*self.downstreams, *self._upstreams]
 
@@ -223,74 +208,12 @@ class Engine:
         """Too much is held: end the connections that make us hold most."""
         while self._context.held > MAX_HELD_IN_ALL:
             heaviest: Peer | None = None
-            for peer in self._peers():
+            for peer in self.peers():
                 if not peer.gone and (heaviest is None or peer.weight() > heaviest.weight()):
                     heaviest = peer
             if heaviest is None:
                 return
             heaviest.give_up(f"most of over {MAX_HELD_IN_ALL} octets held in all")
-
-    def _count_block(self, peer: Peer, octets: i64) -> None:
-        context = self._context
-        context.blocks_under_way += octets - peer.block_counted
-        peer.block_counted = octets
-        while context.blocks_under_way > MAX_BLOCKS_UNDER_WAY:
-            oldest: Peer | None = None
-            for each in self._peers():
-                if each.block_counted > 0 and (
-                    oldest is None or each.incomplete_since < oldest.incomplete_since
-                ):
-                    oldest = each
-            if oldest is None:
-                return
-            why = f"the oldest of over {MAX_BLOCKS_UNDER_WAY} octets of header blocks that do not end"
-            self._end_incomplete(oldest, why)
-
-    def _end_incomplete(self, peer: Peer, why: str) -> None:
-        self._context.blocks_under_way -= peer.block_counted
-        peer.block_counted = 0
-        self._fail(peer, frames.ENHANCE_YOUR_CALM, why)
-
-    def _fail(self, peer: Peer, code: i64, why: str) -> None:
-        """End one of several connections; what goes wrong with it is not the others' affair."""
-        try:
-            peer.fail(code, why)
-            peer.touch()
-        except Exception as error:
-            self.failed("timer", error, peer, self._context.now)
-
-    def incomplete_over(self) -> None:
-        """End what has been incomplete for too long; look again when the next can be."""
-        now = self._context.now
-        self._incomplete_timed = False
-        next_at = 0.0
-        for peer in self._peers():
-            if not peer.is_incomplete():
-                continue
-            until = peer.incomplete_since + INCOMPLETE_TIMEOUT
-            if until <= now:
-                why = f"a frame or header block not complete within {INCOMPLETE_TIMEOUT:g} s"
-                self._end_incomplete(peer, why)
-            elif next_at == 0.0 or until < next_at:
-                next_at = until
-        self._incomplete_timed = next_at > 0.0
-        if self._incomplete_timed:
-            self._context.after(next_at - now, _IncompleteOver(self))
-
-    def handshakes_over(self) -> None:
-        """End the connections of clients that have not said SETTINGS in time."""
-        handshakes = self._context.handshakes
-        self._handshakes_timed = False
-        while handshakes:
-            downstream = next(iter(handshakes))
-            until = handshakes[downstream]
-            if until > self._context.now:
-                self._handshakes_timed = True
-                self._context.after(until - self._context.now, _HandshakesOver(self))
-                return
-            del handshakes[downstream]
-            if not downstream.finished:
-                self._fail(downstream, frames.SETTINGS_TIMEOUT, f"no SETTINGS within {HANDSHAKE_TIMEOUT:g} s")
 
     # --- what the caller is to do ----------------------------------------------------------------
 
@@ -397,26 +320,6 @@ class Engine:
     def open_streams(self) -> int:
         """Streams not yet over on the clients' side."""
         return sum(int(downstream.streams.count()) for downstream in self.downstreams)
-
-
-@final
-class _HandshakesOver(Timer):
-    def __init__(self, engine: Engine) -> None:
-        super().__init__()
-        self._engine = engine
-
-    def fire(self) -> None:
-        self._engine.handshakes_over()
-
-
-@final
-class _IncompleteOver(Timer):
-    def __init__(self, engine: Engine) -> None:
-        super().__init__()
-        self._engine = engine
-
-    def fire(self) -> None:
-        self._engine.incomplete_over()
 
 
 @final

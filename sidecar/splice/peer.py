@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final
 from mypy_extensions import i64
 
 from sidecar.splice import states
-from sidecar.splice.context import MAX_REPLAY_IN_ALL
 from sidecar.splice.credit import lend, lend_if_low, lend_owed, settle_lent
-from sidecar.splice.stream import REPLAY_LIMIT, Half, Stream, join
+from sidecar.splice.replay import keep_copy
+from sidecar.splice.stream import Half, Stream
 from sidecar.splice.streamtable import StreamTable
 from sidecar.wire import frames
-from sidecar.wire.connection import CONNECTION_WINDOW, MAX_UNREAD_OUTPUT, Connection, ConnectionFault
+from sidecar.wire.connection import CONNECTION_WINDOW, MAX_UNREAD_OUTPUT, Connection
+from sidecar.wire.faults import ConnectionFault
 
 if TYPE_CHECKING:
     from sidecar.splice.context import Context
@@ -31,12 +32,6 @@ MAX_HELD_FOR: Final[i64] = 33_554_432
 MAX_BLOCKS_UNREAD: Final[i64] = 1_048_576
 # Output with which the sockets are written to before more is read: what waits for the end of the turn is not unread.
 FLUSH_AT: Final[i64] = 262_144
-# Header blocks of one client's unanswered requests: 40 calls with 64 KiB of metadata each, or thousands with less.
-MAX_BLOCKS_FROM: Final[i64] = 2_621_440
-# Blocks up to this are not counted: they are in the memo, or no larger than the stream they belong to.
-SMALL_BLOCK: Final[i64] = 1024
-# Copies of one client's request bodies, 24 of the largest; one beyond this cannot be sent again, and that is all.
-MAX_REPLAY_FROM: Final[i64] = 1_572_864
 # Streams reset by us whose late frames are ignored, and streams the peer reset: the newest so many.
 MAX_TOMBSTONES: Final = 1024
 
@@ -222,29 +217,13 @@ class Peer(Connection):
         half.passed += size
         self.send_window -= size
         if half.replay is not None:
-            self._keep_copy(half, half.replay, payload, size)
+            keep_copy(half, half.replay, payload, size)
         last = half.state == states.ENDED and half.held is None and half.trailers is None
         self.write_data(half.sink_id, payload, last)
         self.touch()
         if last:
             half.state = states.next_half(half.state, states.PASS)
             stream.service.half_done(stream)
-
-    def _keep_copy(self, half: Half, replay: list[bytes], payload: bytes, size: i64) -> None:
-        """The request may have to be sent again, as long as there is room for a copy."""
-        source = half.source
-        if (
-            source is None
-            or half.replay_size + size > REPLAY_LIMIT
-            or source.replay_from + size > MAX_REPLAY_FROM
-            or self.context.replay_held + size > MAX_REPLAY_IN_ALL
-        ):
-            drop_copy(half)
-            return
-        join(replay, payload, size)
-        half.replay_size += size
-        source.replay_from += size
-        self.context.replay_held += size
 
     def pass_end(self, stream: Stream, half: Half) -> None:
         """Nothing is held any more and the source has ended: say so to this peer."""
@@ -441,36 +420,3 @@ class Peer(Connection):
     def stream_reset(self, stream: Stream, code: i64) -> None:
         """The peer has ended one of its streams."""
         raise NotImplementedError
-
-
-def keep_block(stream: Stream, peer: Peer) -> None:
-    """Count the header block of a client's new stream; `drop_request` gives it back."""
-    block = stream.block
-    if block is not None:
-        size: i64 = len(block)
-        if size > SMALL_BLOCK:
-            peer.blocks_from += size
-            peer.context.blocks_held += size
-
-
-def drop_request(stream: Stream) -> None:
-    """The stream will not be sent again, or is over: keep its request no longer."""
-    block = stream.block
-    source = stream.request.source
-    if block is not None and source is not None:
-        stream.block = None
-        size: i64 = len(block)
-        if size > SMALL_BLOCK:
-            source.blocks_from -= size
-            source.context.blocks_held -= size
-    drop_copy(stream.request)
-
-
-def drop_copy(half: Half) -> None:
-    """Of a request's body."""
-    source = half.source
-    if half.replay is not None and source is not None:
-        half.replay = None
-        source.replay_from -= half.replay_size
-        source.context.replay_held -= half.replay_size
-        half.replay_size = 0

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from sidecar.splice import states
 from sidecar.splice.context import Context
 from sidecar.splice.downstream import Downstream
-from sidecar.splice.peer import SMALL_BLOCK, Peer
+from sidecar.splice.peer import Peer
+from sidecar.splice.replay import SMALL_BLOCK
 from sidecar.splice.service import Service
 from sidecar.splice.stream import Half, Stream
 from sidecar.splice.upstream import Upstream

@@ -12,7 +12,7 @@ from sidecar.splice import replies, states
 from sidecar.splice.backend import Backend
 from sidecar.splice.context import Context, Timer
 from sidecar.splice.credit import settle_lent
-from sidecar.splice.peer import drop_copy, drop_request
+from sidecar.splice.replay import drop_copy, drop_request
 from sidecar.splice.stats import StreamStats
 from sidecar.splice.stream import Stream
 from sidecar.wire import frames

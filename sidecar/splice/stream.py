@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from sidecar.splice.service import Service
     from sidecar.splice.upstream import Upstream
 
-# What a backend may have been sent of a request before it grants anything: its initial window, by default.
-# A request that fits can be sent to another backend whole; one that has outgrown it cannot.
-REPLAY_LIMIT: Final[i64] = frames.DEFAULT_WINDOW
 # Held and copied pieces this short are joined: a piece costs some 60 octets beside its own.
 JOIN_BELOW: Final[i64] = 4096
 # A short call never sinks its credit so far and so never costs a WINDOW_UPDATE.

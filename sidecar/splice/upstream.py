@@ -8,12 +8,14 @@ from mypy_extensions import i64
 
 from sidecar.splice import states
 from sidecar.splice.context import Context
-from sidecar.splice.peer import FLUSH_AT, RESET_BY_US, Peer, drop_request
+from sidecar.splice.peer import FLUSH_AT, RESET_BY_US, Peer
+from sidecar.splice.replay import drop_request
 from sidecar.splice.stream import Stream
 from sidecar.wire import fields, frames
 from sidecar.wire.blocks import Block
 from sidecar.wire.budget import Budget
-from sidecar.wire.connection import RESPONSE_WINDOW, ConnectionFault
+from sidecar.wire.connection import RESPONSE_WINDOW
+from sidecar.wire.faults import ConnectionFault
 
 if TYPE_CHECKING:
     from sidecar.splice.backend import Backend

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from librt.strings import BytesWriter, read_i32_be
+from librt.strings import read_i32_be
 from mypy_extensions import i64
 
 from sidecar.wire import frames
 from sidecar.wire.blocks import Block
-from sidecar.wire.budget import Budget
+from sidecar.wire.faults import ConnectionFault
 from sidecar.wire.frames import HEADER_LENGTH
-from sidecar.wire.headers import SIZE_UPDATE_TO_ZERO, HeaderReader
+from sidecar.wire.headers import HeaderReader
 from sidecar.wire.memo import BlockMemo
+from sidecar.wire.output import Output
 from sidecar.wire.primitives import CompressionError
 from sidecar.wire.table import MAX_HEADER_LIST, HeaderListTooLargeError
 
@@ -33,48 +34,17 @@ CONNECTION_WINDOW: Final[i64] = 16_777_216
 # windows here. A response that is longer waits a round trip to the backend where HTTP/2's own 64 KiB would not; one of
 # more than those waits in either case.
 RESPONSE_WINDOW: Final[i64] = 32_768
-# Frames that move nothing (PING, SETTINGS, PRIORITY, empty DATA, WINDOW_UPDATE, unknown types). Frames of use
-# in either direction earn them back, so only a peer that does little else ever runs out.
-NUISANCE_BUDGET: Final[i64] = 1000
-NUISANCE_PER_SECOND: Final = 100.0
-# What may be earned ahead: four frames for each of 5,000 streams, for some servers open the window of every stream
-# that is sent to them, and a burst of requests is answered by a burst of that.
-NUISANCE_MOST: Final[i64] = 20_000
-# SETTINGS and GOAWAY are looked at with every open stream, so nothing earns them. A peer that measures its bandwidth
-# changes its window a dozen times.
-SETTINGS_BUDGET: Final[i64] = 100
-SETTINGS_PER_SECOND: Final = 10.0
-# WINDOW_UPDATEs of this much or more, for octets we did send, are no nuisance: receivers give back what they
-# read in steps of 1 KiB and up.
-SMALL_CREDIT: Final[i64] = 1024
-# For one frame of use a peer may answer with credit for the stream and for the connection, and probe with a PING.
-EARNED_PER_FRAME: Final = 4.0
 # Output a peer caused and does not read: acknowledgements, resets, headers. DATA is bounded by credit.
 MAX_UNREAD_OUTPUT: Final[i64] = 4_194_304
-
-# From here on a payload goes to the socket as it is rather than being copied behind its header: about where
-# one more entry in a gathering write is cheaper than two copies.
-LARGE_PAYLOAD: Final[i64] = 4096
 
 _PREFACE: Final = frames.PREFACE
 
 
-class ConnectionFault(Exception):  # noqa: N818 - RFC 9113 calls it a connection error; it is not a bug of ours
-    """The peer broke a rule that ends the connection (RFC 9113 section 5.4.1)."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-
-class Connection:
+class Connection(Output):
     """The half of HTTP/2 below streams. `is_server`: the peer is a client and sends the preface."""
 
     def __init__(self, memo: BlockMemo, is_server: bool, max_streams: i64) -> None:
-        self.out = BytesWriter()
-        self._pieces: list[bytes] = []  # of the output, ahead of `out`: large payloads as they came
-        self._pieces_size: i64 = 0
+        super().__init__()
         self.now: float = 0.0
         self.is_server: bool = is_server
         # Set once nothing more is to be said: flush the output, then close.
@@ -88,14 +58,10 @@ class Connection:
         self.send_window: i64 = frames.DEFAULT_WINDOW
         self.receive_window: i64 = CONNECTION_WINDOW
         self.held_back: i64 = 0  # octets of the peer's DATA that count as not read yet
-        self._credit_due: i64 = 0  # what honest WINDOW_UPDATEs may give back
-        self.nuisance = Budget(NUISANCE_BUDGET, NUISANCE_PER_SECOND, NUISANCE_MOST)
-        self._settings_budget = Budget(SETTINGS_BUDGET, SETTINGS_PER_SECOND)
         self._headers = HeaderReader(memo)
         self._rest: bytes = b""
         self.incomplete_since: float = 0.0  # while `is_incomplete`: since when
         self._preface_seen: bool = not is_server
-        self._update_owed: bool = True  # a size update of 0 goes ahead of our first block
         # A header block under way.
         self._block_stream: i64 = 0
         self._block_end_stream: bool = False
@@ -300,9 +266,9 @@ class Connection:
         self.receive_window -= length
         ends = flags & frames.END_STREAM != 0
         if stop == start and not ends:
-            self._count_nuisance("empty DATA")
+            self.allowance.nuisance("empty DATA", self.now)
         elif length > 0:
-            self.nuisance.earn(EARNED_PER_FRAME)
+            self.allowance.earn()
         self.data_received(stream_id, data[start:stop], length, ends)
 
     def _headers_frame(self, data: bytes, body: i64, length: i64, flags: i64, stream_id: i64) -> None:
@@ -383,11 +349,11 @@ class Connection:
                 raise ConnectionFault(frames.PROTOCOL_ERROR, "GOAWAY on a stream")
             if length < 8:
                 raise ConnectionFault(frames.FRAME_SIZE_ERROR, f"GOAWAY of {length} octets")
-            self._count_settings("GOAWAY")
+            self.allowance.settings("GOAWAY", self.now)
             last: i64 = i64(read_i32_be(data, body))
             self.goaway_received(last & 0x7FFFFFFF, _u32(data, body + 4), data[body + 8 : body + length])
         elif kind == frames.PRIORITY:
-            self._count_nuisance("PRIORITY")
+            self.allowance.nuisance("PRIORITY", self.now)
             if stream_id == 0:
                 raise ConnectionFault(frames.PROTOCOL_ERROR, "PRIORITY on stream 0")
             if length != 5:
@@ -399,16 +365,13 @@ class Connection:
         elif kind == frames.PUSH_PROMISE:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "PUSH_PROMISE, which was not enabled")
         else:
-            self._count_nuisance("unknown frames")  # ignored, section 4.1
+            self.allowance.nuisance("unknown frames", self.now)  # ignored, section 4.1
 
     def _window_update(self, data: bytes, body: i64, length: i64, stream_id: i64) -> None:
         _expect_length("WINDOW_UPDATE", length, 4)
         increment: i64 = i64(read_i32_be(data, body))
         increment &= 0x7FFFFFFF
-        if SMALL_CREDIT <= increment <= self._credit_due:
-            self._credit_due -= increment
-        else:
-            self._count_nuisance("WINDOW_UPDATE")
+        self.allowance.credit_received(increment, self.now)
         if stream_id != 0:
             self.window_received(stream_id, increment)
             return
@@ -420,7 +383,7 @@ class Connection:
         self.window_opened()
 
     def _settings(self, data: bytes, body: i64, length: i64, flags: i64, stream_id: i64) -> None:
-        self._count_settings("SETTINGS")
+        self.allowance.settings("SETTINGS", self.now)
         if stream_id != 0:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "SETTINGS on a stream")
         if flags & frames.ACK:
@@ -459,7 +422,7 @@ class Connection:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "ENABLE_PUSH out of range")
 
     def _ping(self, data: bytes, body: i64, length: i64, flags: i64, stream_id: i64) -> None:
-        self._count_nuisance("PING")
+        self.allowance.nuisance("PING", self.now)
         if stream_id != 0:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "PING on a stream")
         _expect_length("PING", length, 8)
@@ -469,40 +432,7 @@ class Connection:
         else:
             frames.write_ping(self.out, payload, True)
 
-    def _count_settings(self, what: str) -> None:
-        if not self._settings_budget.spend(self.now):
-            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "too many " + what)
-
-    def _count_nuisance(self, what: str) -> None:
-        if not self.nuisance.spend(self.now):
-            raise ConnectionFault(
-                frames.ENHANCE_YOUR_CALM, "too many frames that move nothing, last: " + what
-            )
-
     # --- output ----------------------------------------------------------------------------------
-
-    def write_headers(self, stream_id: i64, block: bytes, end_stream: bool) -> None:
-        """`block` carries no state; the size update a first block owes is put in front."""
-        if self._update_owed:
-            self._update_owed = False
-            block = SIZE_UPDATE_TO_ZERO + block
-        frames.write_block(self.out, stream_id, block, end_stream)
-        self.nuisance.earn(EARNED_PER_FRAME)
-
-    def write_data(self, stream_id: i64, payload: bytes, end_stream: bool) -> None:
-        """The caller has taken the payload (at most a frame) from both windows."""
-        size: i64 = len(payload)
-        frames.write_header(self.out, size, frames.DATA, frames.END_STREAM if end_stream else 0, stream_id)
-        if size >= LARGE_PAYLOAD:
-            ahead = self.out.getvalue()
-            self.out.truncate(0)
-            self._pieces.append(ahead)
-            self._pieces.append(payload)
-            self._pieces_size += len(ahead) + size
-        elif size:
-            self.out.write(payload)
-        self._credit_due += 2 * size  # once for the stream, once for the connection
-        self.nuisance.earn(EARNED_PER_FRAME)
 
     def replenish(self) -> None:
         """Grow the connection's receive window again, but for what is held back."""
@@ -510,21 +440,6 @@ class Connection:
         if grant >= CONNECTION_WINDOW // 4 and not self.finished:
             self.receive_window += grant
             frames.write_window_update(self.out, 0, grant)
-
-    def output_size(self) -> i64:
-        """Octets that `take_output` would give."""
-        return self._pieces_size + i64(len(self.out))
-
-    def take_output(self) -> list[bytes]:
-        """What is to be written, once, in pieces; empty if there is nothing."""
-        pieces = self._pieces
-        if len(self.out):
-            pieces.append(self.out.getvalue())
-            self.out.truncate(0)
-        if pieces:
-            self._pieces = []
-            self._pieces_size = 0
-        return pieces
 
 
 def _u32(data: bytes, at: i64) -> i64:

@@ -38,8 +38,8 @@ from rawhttp2 import (
 )
 from transcript import Client, ready
 
-from sidecar.splice import context, engine, peer, upstream
-from sidecar.wire import connection
+from sidecar.splice import context, peer, unfinished, upstream
+from sidecar.wire import allowance, connection
 
 UNAVAILABLE = "14"
 
@@ -106,7 +106,7 @@ def test_goaway_without_end_is_earned_by_nothing() -> None:
     """Each is a walk over all streams."""
     scene = Scene()
     scene.hostile.sends(headers(1, OK))
-    flood(scene.hostile, [data(1, b"x") + goaway(1)] * 200, connection.SETTINGS_BUDGET + 10)
+    flood(scene.hostile, [data(1, b"x") + goaway(1)] * 200, allowance.SETTINGS_BUDGET + 10)
     scene.check()
 
 
@@ -394,7 +394,7 @@ def test_answers_of_many_backends_in_one_turn_do_not_cost_the_client_its_connect
 def test_a_frame_that_never_ends() -> None:
     scene = Scene()
     scene.hostile.sends(data(1, b"x" * 1000)[:500])
-    scene.world.advance(2 * engine.INCOMPLETE_TIMEOUT + 1)
+    scene.world.advance(2 * unfinished.INCOMPLETE_TIMEOUT + 1)
     scene.hostile.is_told(ENHANCE_YOUR_CALM)
     status, message = scene.client.outcome(scene.victim)
     assert status == UNAVAILABLE

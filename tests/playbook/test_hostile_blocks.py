@@ -27,7 +27,7 @@ from rawhttp2 import (
 )
 from transcript import ready
 
-from sidecar.splice import peer
+from sidecar.splice import replay
 from sidecar.wire import connection
 
 # 40 octets that stand for 120 KB.
@@ -78,7 +78,7 @@ def test_hpack_bombs_just_below_the_limit_do_not_pile_up() -> None:
         if client.closed:
             break
     client.is_told(ENHANCE_YOUR_CALM)
-    assert peak <= peer.MAX_BLOCKS_FROM
+    assert peak <= replay.MAX_BLOCKS_FROM
     assert len(bystander.backend.unsent) <= connection.MAX_UNREAD_OUTPUT
     bystander.backend.reads()
     bystander.check()

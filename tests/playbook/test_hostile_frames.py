@@ -26,7 +26,7 @@ from rawhttp2 import (
 )
 from transcript import ready
 
-from sidecar.wire import connection
+from sidecar.wire import allowance
 
 NUISANCES = {
     "PING": ping(),
@@ -66,7 +66,7 @@ def test_what_is_looked_at_with_every_stream_is_earned_by_nothing(kind: str) -> 
     world = ready(1)
     client = world.client()
     client.opens()
-    sent = flood(client, [data(1, b"x") + NUISANCES[kind]] * 1200, connection.SETTINGS_BUDGET + 10)
+    sent = flood(client, [data(1, b"x") + NUISANCES[kind]] * 1200, allowance.SETTINGS_BUDGET + 10)
     assert sent >= 40
 
 
@@ -93,4 +93,4 @@ def test_nuisances_are_earned_by_what_is_useful_but_not_without_end() -> None:
         client.calls()
         world.backend(1).answers(max(world.backend(1).streams_open()))
     client.take()
-    flood(client, [ping() * 100] * 1000, connection.NUISANCE_MOST // 100 + 11)
+    flood(client, [ping() * 100] * 1000, allowance.NUISANCE_MOST // 100 + 11)

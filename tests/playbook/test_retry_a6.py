@@ -21,7 +21,7 @@ from rawhttp2 import (
 )
 from transcript import REFUSE, SILENCE, World, host_name, ready, who_has
 
-from sidecar.splice import stream
+from sidecar.splice import replay
 
 HINTS = ((":status", "103"),)
 PART = b"part"
@@ -101,7 +101,7 @@ def test_what_waits_for_a_connection_that_breaks_before_settings_is_sent_elsewhe
     world.nothing_is_left()
 
 
-@pytest.mark.parametrize("size", [0, 1, 16384, stream.REPLAY_LIMIT - 1, stream.REPLAY_LIMIT])
+@pytest.mark.parametrize("size", [0, 1, 16384, replay.REPLAY_LIMIT - 1, replay.REPLAY_LIMIT])
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_body_within_its_copy_is_sent_again_whole(size: int, ended: bool) -> None:
     world = ready(1, 2, settings={INITIAL_WINDOW_SIZE: 1 << 20})
@@ -130,7 +130,7 @@ def test_a_body_beyond_its_copy_is_refused_to_the_client() -> None:
     client = world.client()
     for each in world.connections():
         each.sends(window(0, 1 << 20))
-    client.sends(headers(1, POST), data(1, bytes(stream.REPLAY_LIMIT)))
+    client.sends(headers(1, POST), data(1, bytes(replay.REPLAY_LIMIT)))
     credit = client.granted(1)
     assert credit > 0
     client.sends(data(1, b"x"))

@@ -23,7 +23,7 @@ from rawhttp2 import (
 )
 from transcript import ready
 
-from sidecar.splice import context, engine
+from sidecar.splice import context, unfinished
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_what_has_begun_and_does_not_end(begun: bytes) -> None:
     client = world.client()
     world.advance(100.0)
     client.sends(begun)
-    world.advance(engine.INCOMPLETE_TIMEOUT - 0.1)
+    world.advance(unfinished.INCOMPLETE_TIMEOUT - 0.1)
     assert not client.closed
-    world.advance(engine.INCOMPLETE_TIMEOUT)
+    world.advance(unfinished.INCOMPLETE_TIMEOUT)
     client.is_told(ENHANCE_YOUR_CALM)
     bystander.check()
     assert world.engine.kept()["blocks under way"] == 0
@@ -61,7 +61,7 @@ def test_a_block_that_dribbles() -> None:
         world.advance(1.0)
         if client.closed:
             break
-    assert at <= 2 * engine.INCOMPLETE_TIMEOUT
+    assert at <= 2 * unfinished.INCOMPLETE_TIMEOUT
     client.is_told(ENHANCE_YOUR_CALM)
 
 
@@ -99,7 +99,7 @@ def test_a_slow_preface(said: bytes) -> None:
     world = ready(1)
     client = world.raw_client()
     client.sends_octet_by_octet(said)
-    world.advance(engine.HANDSHAKE_TIMEOUT + 0.1)
+    world.advance(unfinished.HANDSHAKE_TIMEOUT + 0.1)
     client.is_told(SETTINGS_TIMEOUT)
 
 

@@ -9,7 +9,7 @@ from bystander import ODD, Bystander
 from rawhttp2 import INITIAL_WINDOW_SIZE, OK, POST, Data, data, headers, ping, settings, window
 from transcript import BackendConnection, ready
 
-from sidecar.splice import context, credit, peer, stream
+from sidecar.splice import context, credit, peer, replay, stream
 from sidecar.wire import connection
 
 
@@ -166,7 +166,7 @@ def test_copies_of_bodies_are_bounded_and_what_has_none_still_works() -> None:
     for s in ODD[:200]:
         client.sends(headers(s, POST), data(s, bytes(40_000)))
     kept = world.engine.kept()["replay"]
-    assert peer.MAX_REPLAY_FROM - 65536 <= kept <= peer.MAX_REPLAY_FROM
+    assert replay.MAX_REPLAY_FROM - 65536 <= kept <= replay.MAX_REPLAY_FROM
     client.sends(data(399, b"", end=True))
     backend.answers(399)
     assert client.outcome(399) == ("0", "")

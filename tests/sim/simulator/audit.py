@@ -6,8 +6,8 @@ from typing import Any
 
 from sidecar.balance.picker import SHARED_METHOD, Slot
 from sidecar.splice import peer as peers
+from sidecar.splice import replay, states
 from sidecar.splice import service as services
-from sidecar.splice import states
 from sidecar.splice.backend import MAX_CONNECTIONS
 from sidecar.splice.credit import LEND_LIMIT, MAX_LENT_FOR
 from sidecar.splice.downstream import Downstream
@@ -74,7 +74,7 @@ def _context(name: str, engine: Engine, streams: list[Any]) -> None:
         "held": sum(s.request.held_size + s.response.held_size for s in streams)
         + sum(int(peer.unsent) for peer in all_peers(engine)),
         "lent": sum(int(s.request.lent + s.response.lent) for s in streams),
-        "blocks": sum(len(s.block) for s in streams if s.block and len(s.block) > peers.SMALL_BLOCK),
+        "blocks": sum(len(s.block) for s in streams if s.block and len(s.block) > replay.SMALL_BLOCK),
         "replay": sum(int(s.request.replay_size) for s in streams),
         "blocks under way": sum(int(peer.block_counted) for peer in all_peers(engine)),
     }

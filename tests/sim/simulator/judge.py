@@ -13,8 +13,8 @@ from urllib.parse import unquote
 import rawhttp2 as wire
 
 from sidecar.splice.backend import BACKOFF_JITTER, BACKOFF_MOST, CONNECT_TIMEOUT
+from sidecar.splice.replay import REPLAY_LIMIT
 from sidecar.splice.service import MAX_REFUSALS, QUEUE_TIMEOUT
-from sidecar.splice.stream import REPLAY_LIMIT
 from simulator import calls
 from simulator.calls import Arrival, Call, Outcome
 
