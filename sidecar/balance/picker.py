@@ -176,6 +176,7 @@ class LeastOpenStreams:
 
     def __init__(self, shuffle: Callable[[list[Member]], None]) -> None:
         self._shuffle = shuffle
+        self.in_rotation: i64 = 0  # members
         self._members: list[Member] = []
         self._methods: dict[bytes, MethodCount] = {}
 
@@ -186,7 +187,9 @@ class LeastOpenStreams:
         known = set(self._members)
         for member in self._members:
             if member not in kept:
-                member.in_rotation = False
+                if member.in_rotation:
+                    member.in_rotation = False
+                    self.in_rotation -= 1
                 for method in self._methods.values():
                     method.forget(member)
         self._members = wanted
@@ -198,12 +201,14 @@ class LeastOpenStreams:
         """No new streams for it until `resume`."""
         if member.in_rotation:
             member.in_rotation = False
+            self.in_rotation -= 1
             for method in self._methods.values():
                 method.suspend(member)
 
     def resume(self, member: Member) -> None:
         if not member.in_rotation:
             member.in_rotation = True
+            self.in_rotation += 1
             for method in self._methods.values():
                 method.add(member)
 

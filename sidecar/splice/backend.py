@@ -84,6 +84,8 @@ class Backend(Member):
             for upstream in self.upstreams:
                 if upstream.has_room():
                     self._send(upstream, stream)
+                    if self.service.waiting:
+                        self._look_ahead()
                     return
         self.pending[stream] = None
         self.service.expire_later(stream)
@@ -113,11 +115,7 @@ class Backend(Member):
         if usable and not self.pending:
             return
         if not self._may_dial(usable):
-            wait = self._another_at - self._context.now
-            if wait > 0.0 and not self._full:
-                self._context.after(wait, _BackoffOver(self))
-            self._full = True
-            self._rotate()
+            self._fill()
             return
         upstream = Upstream(self._context, self)
         self._dialling = upstream
@@ -126,6 +124,22 @@ class Backend(Member):
         self._context.dials.append(upstream)
         self._context.after(CONNECT_TIMEOUT, _ConnectTimeout(self, upstream))
         self._context.after(CONNECT_PATIENCE, _PatienceOver(self, upstream))
+
+    def _fill(self) -> None:
+        """There is no room, and no further connection to be had for now."""
+        wait = self._another_at - self._context.now
+        if wait > 0.0 and not self._full:
+            self._context.after(wait, _BackoffOver(self))
+        self._full = True
+        self._rotate()
+
+    def _look_ahead(self) -> None:
+        """Calls wait. If there is room for no other, be out of rotation before the next one is turned away here: it
+        would stand behind all the rest then, and so each would in its turn."""
+        if self._dialling is None and not self._backing_off and not self.retired and not self._has_room():
+            usable = [u for u in self.upstreams if u.in_use()]
+            if usable and not self._may_dial(usable):
+                self._fill()
 
     def _may_dial(self, usable: list[Upstream]) -> bool:
         """Whether one more connection can help: not a backend that does not read those it has."""

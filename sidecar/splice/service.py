@@ -198,12 +198,12 @@ class Service:
         return f"{text} ({errors[0]})" if errors else text
 
     def _retry_waiting(self) -> None:
-        if not self.waiting or not any(b.in_rotation for b in self.backends.values()):
-            return
-        for stream in list(self.waiting):
-            if stream in self.waiting:  # what is done for one may have been done for others
-                del self.waiting[stream]
-                self.open(stream)
+        while self.waiting and self._balancer.in_rotation > 0:
+            stream = next(iter(self.waiting))
+            del self.waiting[stream]
+            self.open(stream)
+            if stream in self.waiting:
+                return  # there was room for none after all
 
     def _pick_again(self, stream: Stream) -> None:
         self._release(stream)
@@ -355,7 +355,7 @@ class Service:
             self.open(stream)
             return
         self._balancer.suspend(refuser)
-        alone = not any(backend.in_rotation for backend in self.backends.values())
+        alone = self._balancer.in_rotation == 0
         if alone:
             self._balancer.resume(refuser)
         self.open(stream)

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+from typing import Any
+
 import pytest
-from rawhttp2 import MAX_CONCURRENT_STREAMS, REFUSED_STREAM, Data, Headers, request, rst, settings
+from rawhttp2 import (
+    MAX_CONCURRENT_STREAMS,
+    POST,
+    REFUSED_STREAM,
+    Data,
+    Headers,
+    headers,
+    request,
+    rst,
+    settings,
+)
 from transcript import ACCEPT, MUTE, REFUSE, SILENCE, Client, World, host_name, ready
+
+from sidecar.splice import engine
+
+INTERPRETED = str(engine.__file__).endswith(".py")
 
 
 def test_a_limit_on_streams_is_met_with_another_connection() -> None:
@@ -253,3 +271,49 @@ def test_a_further_connection_is_tried_again_when_its_time_has_come_though_no_st
         client.opens(end=True)
     world.advance(1.0)
     assert [len(c.streams_open()) for c in world.connections()] == [2, 2]
+
+
+def overloaded(waiting: int) -> tuple[World, Client]:
+    """Two endpoints with all the streams they may have, and so many calls more."""
+    world = ready(1, 2, settings={MAX_CONCURRENT_STREAMS: 2})
+    client = world.client()
+    for _ in range(32):
+        client.opens(end=True)
+    client.sends(*[headers(65 + 2 * at, POST, end=True) for at in range(waiting)])
+    assert sum(len(c.streams_open()) for c in world.connections()) == 32
+    for connection in world.connections():
+        connection.take()
+    return world, client
+
+
+def test_calls_that_wait_for_room_are_served_in_their_order() -> None:
+    world, _ = overloaded(40)
+    (service,) = world.engine.services.values()
+    connections = list(world.connections())
+    order = list(service.waiting)
+    for at in range(40):
+        connection = connections[at % 16]
+        connection.answers(connection.streams_open()[0])
+        assert order[at].up is not None
+        assert len(service.waiting) == 39 - at
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="counts calls of the interpreted build")
+def test_an_answer_costs_the_same_however_many_calls_wait() -> None:
+    work = {}
+    for waiting in (20, 400):
+        world, _ = overloaded(waiting)
+        (connection, *_) = world.connections()
+        count = 0
+
+        def profile(frame: FrameType, event: str, arg: Any) -> None:
+            nonlocal count
+            count += event == "call" and "splice" in frame.f_code.co_filename
+
+        sys.setprofile(profile)
+        try:
+            connection.answers(connection.streams_open()[0])
+        finally:
+            sys.setprofile(None)
+        work[waiting] = count
+    assert work[400] == work[20] > 10
