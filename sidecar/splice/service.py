@@ -48,9 +48,12 @@ class Service:
         """Take a whole snapshot in place of the one before."""
         self.snapshot = snapshot
         wanted: dict[tuple[str, int], Endpoint] = {(e.host, e.port): e for e in snapshot.endpoints}
-        gone = [backend for key, backend in self.backends.items() if key not in wanted]
-        for key in [key for key in self.backends if key not in wanted]:
-            del self.backends[key]
+        gone_keys = [
+            key
+            for key, backend in self.backends.items()
+            if key not in wanted or _moved(backend.endpoint, wanted[key])
+        ]
+        gone = [self.backends.pop(key) for key in gone_keys]
         self.retiring.extend(gone)
         for key, endpoint in wanted.items():
             known = self.backends.get(key)
@@ -508,6 +511,11 @@ class Service:
         down.send_window -= size
         down.write_headers(stream.down_id, block, False)
         down.write_data(stream.down_id, body, True)
+
+
+def _moved(before: Endpoint, now: Endpoint) -> bool:
+    """Whether the address is another pod's now. The connections are to the one that had it, and lead nowhere."""
+    return before.pod != "" and now.pod != "" and before.pod != now.pod
 
 
 @final

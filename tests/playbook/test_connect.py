@@ -22,6 +22,7 @@ from rawhttp2 import (
 )
 from transcript import GREETER, MUTE, ORDERS, REFUSE, SILENCE, World, ready
 
+from sidecar.balance.endpoints import Endpoint, Snapshot
 from sidecar.splice.service import QUEUE_TIMEOUT
 
 # --- no endpoint ---------------------------------------------------------------------------------------
@@ -377,3 +378,40 @@ def test_all_endpoints_gone_and_back_in_the_same_second() -> None:
     client.receives(response(stream, OK), Data(stream, b"response"), response(stream, TRAILERS, True))
     world.advance(5.0)
     world.nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "moved"),
+    [
+        ("greeter-a", "greeter-b", True),
+        ("greeter-a", "greeter-a", False),
+        ("greeter-a", "", False),
+        ("", "greeter-b", False),
+    ],
+)
+def test_an_address_that_is_another_pods_now_is_dialled_anew(before: str, after: str, moved: bool) -> None:
+    """The old connections are to a pod that is gone; a source that does not name pods says nothing of that."""
+
+    def told(pod: str) -> None:
+        endpoints = (Endpoint("10.0.0.1", 50051, pod), Endpoint("10.0.0.2", 50051, "greeter-z"))
+        world.engine.update(Snapshot(GREETER, endpoints, "file", world.now), world.now)
+        world.settle()
+
+    world = World()
+    told(before)
+    client = world.client()
+    client.opens(end=True)
+    client.opens(end=True)
+    old = world.backend(1)
+    told(after)
+    assert len(world.backends["10.0.0.1"]) == (2 if moved else 1)
+    assert len(world.backends["10.0.0.2"]) == 1
+    assert not old.closed, "what it has goes on"
+    client.opens(end=True)
+    client.opens(end=True)
+    assert len(world.backend(2).streams_open()) in ((1, 2) if moved else (2,))
+    if moved:
+        assert old.streams_open() == [1]
+        assert len(world.backend(1).streams_open()) >= 1
+        old.answers(1)
+        assert old.closed
