@@ -51,7 +51,7 @@ def trailers_only(status: i64, message: str) -> bytes:
 
 def http_response(status: i64, message: str) -> tuple[bytes, bytes]:
     """For a request that is not gRPC: a header block and a body that says the same in plain words."""
-    body = message.encode()[:_MAX_MESSAGE] + b"\n"
+    body = message.encode()[:_MAX_MESSAGE] + b"\n" if message else b""
     block = encode(
         [
             (b":status", _HTTP_STATUS.get(int(status), b"502")),

@@ -15,10 +15,12 @@ from sidecar.splice.credit import settle_lent
 from sidecar.splice.replay import drop_copy, drop_request
 from sidecar.splice.stats import StreamStats
 from sidecar.splice.stream import Stream
-from sidecar.wire import frames
+from sidecar.wire import fields, frames
 
 # A call is answered UNAVAILABLE within 3 s where there is no endpoint; this leaves the answer its time.
 QUEUE_TIMEOUT: Final = 2.5
+# Seconds by which sums of times may differ for being rounded.
+EARLY: Final = 0.001
 # Streams that wait for an endpoint, with their first 64 KiB each; more would be a memory leak with a name.
 MAX_QUEUED: Final = 10_000
 # A6 has a client send again once what no server has begun. Between rollouts of several backends one call can
@@ -181,6 +183,8 @@ class Service:
     def expired(self, stream: Stream) -> None:
         if stream.phase != states.QUEUED or stream.down is None:
             return
+        if stream.expires - self._context.now > EARLY:
+            return  # it waits anew, since it was refused; that has a time-out of its own
         if 0.0 <= stream.deadline <= stream.expires:
             self.answer(
                 stream, replies.DEADLINE_EXCEEDED, f"deadline passed while waiting; {self._trouble()}"
@@ -343,6 +347,7 @@ class Service:
         if backend is not None:
             backend.stats.refused += 1
         stream.up = None
+        stream.expires = -1.0
         self._release(stream)
         stream.refusals += 1
         if request.replay is None or stream.block is None or stream.refusals > MAX_REFUSALS:
@@ -472,6 +477,10 @@ class Service:
         totals = self._context.totals.answered_here
         totals[status] = totals.get(status, 0) + 1
         stream.grpc_status = status
+        block = stream.block
+        wants_body = not (
+            stream.is_grpc or block is None or self._context.memo.read(block).seen & fields.HEAD
+        )
         self._break_request(stream)
         half = stream.response
         down = stream.down
@@ -493,16 +502,19 @@ class Service:
         if stream.is_grpc:
             down.write_headers(stream.down_id, replies.trailers_only(status, message), True)
         else:
-            self._answer_http(stream, status, message)
+            self._answer_http(stream, status, message, wants_body)
         down.touch()
         half.state = states.next_half(half.state, states.PASS)
         self.half_done(stream)
 
-    def _answer_http(self, stream: Stream, status: i64, message: str) -> None:
+    def _answer_http(self, stream: Stream, status: i64, message: str, wants_body: bool) -> None:
         down = stream.down
         if down is None:
             return
         block, body = replies.http_response(status, message)
+        if not wants_body:
+            down.write_headers(stream.down_id, block, True)
+            return
         size: i64 = len(body)
         if size > stream.response.sink_window or size > down.send_window:
             block, body = replies.http_response(status, "")[0], b""

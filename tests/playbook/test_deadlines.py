@@ -90,3 +90,38 @@ def test_a_timeout_that_is_none_is_the_servers_to_refuse(text: str) -> None:
     client = world.client()
     client.opens(with_timeout(text), end=True)
     world.backend(1).receives(request(1, with_timeout(text), True))
+
+
+def test_what_is_refused_waits_anew_and_not_only_for_what_was_left_of_its_first_wait() -> None:
+    world = World()
+    world.manners["10.0.0.1"] = SILENCE
+    world.endpoints(1)
+    client = world.client()
+    client.calls()
+    world.advance(0.2)
+    backend = world.accept_dial(world.dialling[0])
+    world.settle()
+    assert backend.streams_open() == [1]
+    world.advance(2.2)
+    backend.sends(goaway(0))
+    world.advance(1.0)  # the first wait would have been over 0.9 s ago
+    client.receives_nothing()
+    again = world.accept_dial(world.dialling[0])
+    world.settle()
+    again.answers(1)
+    assert client.outcome(1) == ("0", "")
+    world.nothing_is_left()
+
+
+def test_what_is_refused_is_not_waited_with_for_ever() -> None:
+    world = World()
+    world.endpoints(1)
+    client = world.client()
+    client.calls()
+    world.advance(1.0)
+    world.manners["10.0.0.1"] = SILENCE
+    world.backend(1).sends(goaway(0))
+    world.advance(2.4)
+    client.receives_nothing()
+    world.advance(0.2)
+    assert client.outcome(1)[0] == "14"

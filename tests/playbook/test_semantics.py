@@ -12,6 +12,7 @@ from rawhttp2 import (
     REFUSED_STREAM,
     TRAILERS,
     Data,
+    Headers,
     Reset,
     data,
     headers,
@@ -20,7 +21,7 @@ from rawhttp2 import (
     rst,
     window,
 )
-from transcript import ready, who_has
+from transcript import World, ready, who_has
 
 from sidecar.splice.credit import LEND_LIMIT
 from sidecar.wire.connection import RESPONSE_WINDOW
@@ -220,4 +221,30 @@ def test_a_client_that_ends_its_request_with_a_reset_after_the_whole_answer_has_
     for stats in (service.stats, endpoint.stats):
         assert stats.by_status == ({0: 1} if whole else {1: 1})
     assert endpoint.stats.cancelled == (0 if whole else 1)
+    world.nothing_is_left()
+
+
+def test_an_answer_made_here_to_head_has_no_body() -> None:
+    world = World()
+    world.endpoints(exists=False)
+    client = world.client()
+    client.opens(((":method", "HEAD"), *POST[1:4]), end=True)
+    world.advance(3.0)
+    (head,) = client.take()
+    assert isinstance(head, Headers)
+    assert head.end
+    assert dict(head.fields)[":status"] == "503"
+    world.nothing_is_left()
+
+
+def test_an_answer_made_here_that_no_window_has_room_for_says_nothing_of_a_body() -> None:
+    world = World()
+    world.endpoints(exists=False)
+    client = world.client({INITIAL_WINDOW_SIZE: 0})
+    client.opens(((":method", "GET"), *POST[1:4]), end=True)
+    world.advance(3.0)
+    (head,) = client.take()
+    assert isinstance(head, Headers)
+    assert head.end
+    assert dict(head.fields)["content-length"] == "0"
     world.nothing_is_left()
