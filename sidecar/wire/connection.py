@@ -300,6 +300,7 @@ class Connection(Output):
         if flags & frames.END_HEADERS:
             self.headers_received(stream_id, self._headers.read(data[start:stop]), end_stream)
             return
+        self.incomplete_since = self.now  # whatever was incomplete before it has ended
         self._block_stream = stream_id
         self._block_end_stream = end_stream
         self._block_parts = [data[start:stop]]

@@ -20,6 +20,7 @@ from rawhttp2 import (
     literal,
     ping,
     settings,
+    split_headers,
 )
 from transcript import ready
 
@@ -125,3 +126,17 @@ def test_each_handshake_has_its_own_time() -> None:
     world.advance(4.0)
     second.is_told(SETTINGS_TIMEOUT)
     proper.still_works()
+
+
+def test_blocks_that_each_end_in_time_are_no_fault_though_every_read_ends_inside_one() -> None:
+    """Large metadata without a pause: reads end where they end."""
+    world = ready(1)
+    client = world.client()
+    octets = b"".join(split_headers(stream, literal(POST), [40], True) for stream in range(1, 201, 2))
+    size = len(octets) // 100
+    client.sends(octets[: size - 10])
+    for at in range(1, 99):
+        world.advance(unfinished.INCOMPLETE_TIMEOUT / 40)
+        client.sends(octets[at * size - 10 : (at + 1) * size - 10])
+    assert not client.closed
+    assert len(world.backend(1).streams_open()) == 98
