@@ -54,7 +54,7 @@ e2e: build ## End-to-end tests on a real Kubernetes (CONTEXT=name uses yours)
 e2e-long: build ## The same with other languages' clients, make demo-cluster and a longer outage (E2E_OUTAGE=600: seconds)
 	@E2E_LONG=1 $(PYTEST) -q -m e2e tests/e2e $(ARGS)
 
-interop: build ## The official gRPC interop cases h2spec and the conformance suite, with real stacks
+interop: build ## The official gRPC interop cases, h2spec and the conformance suite, with real stacks
 	@$(PYTEST) -q -n $(WORKERS) --dist loadgroup -m interop tests/interop $(ARGS)
 
 fuzz: build ## A million inputs and more against frames, header blocks and the engine (FUZZ="engine --runs 50000")
