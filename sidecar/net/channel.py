@@ -69,40 +69,47 @@ class Channel(Watcher):
 
     def write(self, data: bytes) -> None:
         """Send what the socket takes now and the rest when it can. Never raises: a broken socket shows as `lost`."""
-        if self.closed or not data:
-            return
+        if data:
+            self._send(data)
+
+    def _send(self, data: bytes) -> bool:
+        if self.closed:
+            return False
         if self._unsent or self._connecting:
             self._unsent += data
-            return
+            return True
         try:
             sent = _WRITE(self._fd, data)
         except BlockingIOError:
             sent = 0
         except OSError:
-            return  # the loop will report it
+            return False  # the loop will report it
         if sent < len(data):
             self._unsent = data[sent:]
             self._set_mask()
+        return True
 
-    def write_pieces(self, pieces: list[bytes]) -> None:
-        """`write` for output in pieces, without joining them where the socket takes all."""
+    def write_pieces(self, pieces: list[bytes]) -> bool:
+        """`write` for output in pieces, without joining them where the socket takes all.
+
+        False: the socket is broken, and nothing of them has left.
+        """
         count = len(pieces)
         if count == 1:
-            self.write(pieces[0])
-            return
+            return self._send(pieces[0])
         if self.closed or self._unsent or self._connecting or count > MAX_PIECES:
-            self.write(b"".join(pieces))
-            return
+            return self._send(b"".join(pieces))
         try:
             sent = _WRITEV(self._fd, pieces)
         except BlockingIOError:
             sent = 0
         except OSError:
-            return  # the loop will report it
+            return False  # the loop will report it
         rest = b"".join(pieces)[sent:] if sent < sum(map(len, pieces)) else b""
         if rest:
             self._unsent = rest
             self._set_mask()
+        return True
 
     def set_reading(self, reading: bool) -> None:
         if reading != self._reading:

@@ -89,7 +89,8 @@ class PeerChannel(Channel):
                 self.asked_at = now
                 self._plane.look_later(now)
             before = len(self._unsent)
-            self.write_pieces(pieces)
+            if not self.write_pieces(pieces):
+                peer.not_written()
             unsent: i64 = len(self._unsent)
             if unsent or before or peer.has_waiting():
                 self._plane.engine.socket_state(peer, unsent, now)

@@ -1,10 +1,11 @@
 """The engine: all connections of one sidecar, without sockets and without a clock.
 
 Call order. After any call the caller, once a turn: connects each of `take_dials()` and reports `connected`
-or `lost`; writes `take_output()` of each of `take_touched()`, reports what the socket did not take with
-`socket_state`, and closes the socket once a `finished` connection has no output left (at once if it is
-`gone`). `tick` is due at `deadline()`. Whoever can see a connection's packets tells `stalled`. Nothing here
-raises for what a peer does. An exception, which is a bug of ours, ends the connection that was being handled
+or `lost`; writes `take_output()` of each of `take_touched()`, tells the peer with `not_written` if the socket is
+broken and took none of it, reports what it has not taken yet with `socket_state`, and closes the socket once a
+`finished` connection has no output left (at once if it is `gone`). `tick` is due at `deadline()`. Whoever can see
+a connection's packets tells `stalled`. Nothing here raises for what a peer does. An exception, which is a bug of
+ours, ends the connection that was being handled
 (`failed`, which the caller tells its own to); only `accept` and `service` let through what comes before there is one.
 """
 

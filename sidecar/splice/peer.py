@@ -372,6 +372,9 @@ class Peer(Connection):
         self.settle_unsent()
         self.touch()
 
+    def not_written(self) -> None:
+        """The socket is broken, and of the last `take_output` nothing has left."""
+
     def settle_unsent(self) -> None:
         """The socket is closed: what it had not taken goes nowhere."""
         self.context.held -= self.unsent

@@ -49,9 +49,8 @@ class Upstream(Peer):
         self.stalled: bool = False  # what we send is not even acknowledged: nothing new until it is
         self.in_doubt: bool = False  # another one to the same pod is stalled: this one is being asked
         self.next_id: i64 = FIRST_STREAM
-        self._never_sent: i64 = (
-            FIRST_STREAM  # from here on streams are in the output that nobody has taken yet
-        )
+        self._never_sent: i64 = FIRST_STREAM  # from here on nothing of the streams has left
+        self._never_sent_before: i64 = FIRST_STREAM  # the same before the last `take_output`
         self.room_wanted: bool = False  # streams were turned away because it is congested
         self._last_taken: i64 = frames.MAX_STREAM_ID  # of the backend's latest GOAWAY
         self._faults = Budget(FAULTS, FAULTS_PER_SECOND)
@@ -100,8 +99,12 @@ class Upstream(Peer):
             self.backend.room_again(self)
 
     def take_output(self) -> list[bytes]:
+        self._never_sent_before = self._never_sent
         self._never_sent = self.next_id
         return super().take_output()
+
+    def not_written(self) -> None:
+        self._never_sent = self._never_sent_before
 
     def has_waiting(self) -> bool:
         return self.room_wanted or super().has_waiting()

@@ -55,6 +55,18 @@ def test_last_words_are_heard_though_nothing_can_be_written_any_more(
     assert heard.why
 
 
+def test_a_broken_socket_that_took_nothing_is_told_from_one_that_did(
+    channel: tuple[PlainTransport, socket.socket],
+) -> None:
+    ours, theirs = channel
+    assert ours.write_pieces([b"one"])
+    assert ours.write_pieces([b"x", b"y"])
+    theirs.close()
+    assert not ours.write_pieces([b"one"])
+    assert not ours.write_pieces([b"x", b"y"])
+    assert not ours.closed  # the loop finds out
+
+
 def test_a_closed_channel_does_not_write_to_what_has_its_number_now(
     channel: tuple[PlainTransport, socket.socket],
 ) -> None:

@@ -85,6 +85,24 @@ def test_what_was_never_sent_is_sent_elsewhere_however_often_dials_fail() -> Non
     assert client.outcome(stream_id) == ("0", "")
 
 
+def test_what_a_broken_socket_did_not_take_is_sent_elsewhere() -> None:
+    """Its backend is gone, which shows when something is written to it; what was written before may have arrived."""
+    world = ready(1)
+    client = world.client()
+    written = client.calls()
+    first = world.backend(1)
+    first.broken = True
+    unwritten = [client.calls(), client.calls()]
+    world.endpoints(1, 2)
+    first.leaves()
+    assert client.outcome(written)[0] == "14"
+    for stream_id in (1, 3):
+        world.backend(2).answers(stream_id)
+    for stream_id in unwritten:
+        assert client.outcome(stream_id) == ("0", "")
+    world.nothing_is_left()
+
+
 @pytest.mark.parametrize("said", [b"", settings()[:5]])
 def test_what_waits_for_a_connection_that_breaks_before_settings_is_sent_elsewhere(said: bytes) -> None:
     world = World()

@@ -52,6 +52,7 @@ class Party:
         self.inbox: list[Event] = []  # not yet taken by the test
         self.housekeeping: list[Event] = []
         self.capacity: int | None = None  # octets the socket still takes; None: all
+        self.broken = False  # nothing can be written to it any more, and nobody has noticed yet
         self.unsent = b""
         self.closed = False  # by the engine
         self.left = False  # by this party
@@ -106,6 +107,9 @@ class Party:
 
     def write(self, octets: bytes) -> None:
         """As PeerChannel.flush does it."""
+        if self.broken and not self.unsent:
+            self.peer.not_written()
+            return
         before = len(self.unsent)
         self.unsent += octets
         if not before:
