@@ -94,6 +94,9 @@ def run(suite: Suite, build: Path, folder: Path, *, direct: bool) -> tuple[int, 
     ) as runner:
         try:
             printed = runner.communicate(timeout=RUN_TIMEOUT)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(runner.pid, signal.SIGKILL)
+            printed = runner.communicate()[0] + f"\nstill ran after {RUN_TIMEOUT} s".encode()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(runner.pid, signal.SIGKILL)
