@@ -95,7 +95,8 @@ class Kubectl:
         """Its standard output. Raises KubeError with what it said if it failed."""
         done = self.try_(*words, stdin=stdin, seconds=seconds)
         if done.returncode:
-            raise KubeError(f"kubectl {' '.join(words)}: {(done.stderr or done.stdout).strip()}")
+            said = f"{done.stderr}\n{done.stdout[-2000:]}".strip()
+            raise KubeError(f"kubectl {' '.join(words)}: {said}")
         return done.stdout
 
     def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
