@@ -42,8 +42,10 @@ DNS_SECONDS: Final = 5.0
 TRUSTED_SECONDS: Final = 3600.0
 # A watch that is cut is back within moments; only what is older than this may be doubted.
 DOUBT_SECONDS: Final = 5.0
-# From a change to its being written: changes come in bursts.
-SAVE_SECONDS: Final = 1.0
+# From a change to its being written, if none was written lately: an address and its endpoints come together.
+SAVE_SECONDS: Final = 0.1
+# From one writing to the next: changes come in bursts, and a write is of everything.
+SAVE_EVERY_SECONDS: Final = 1.0
 # While nothing changes: how far behind the age on disk may be.
 REFRESH_SECONDS: Final = 60.0
 # How often a port that fell from what the API server had told is compared with it again.
@@ -89,6 +91,7 @@ class Ladder:
         ] = {}  # answered here, and the live source's answer still to come
         self._dirty = False
         self._save_at = math.inf
+        self._saved_at = -math.inf  # when it was last written, or tried
         self._due = math.inf
         self._told = dict.fromkeys((DISK, DNS, ORIGINAL), 0)
         self._saves = 0
@@ -141,7 +144,8 @@ class Ladder:
                 self._fall(service, port, now)
         self._ask_dns(now)
         if self._dirty:
-            self._save_at = min(self._save_at, now + SAVE_SECONDS)
+            earliest = max(now + SAVE_SECONDS, self._saved_at + SAVE_EVERY_SECONDS)
+            self._save_at = min(self._save_at, earliest)
         if now >= self._save_at:
             self._save(now)
         self._due = self._next_due(now)
@@ -338,6 +342,7 @@ class Ladder:
         if self._file is None or not self._dirty:
             return
         self._dirty = False
+        self._saved_at = now
         try:
             self._file.store(self._saved)
         except (OSError, MalformedError) as error:

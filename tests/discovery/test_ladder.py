@@ -106,6 +106,16 @@ def test_a_restart_without_an_api_server_finds_what_was_known(world: LadderWorld
     assert world.resolves(CLUSTER_IP, 50051) == Resolution(CLUSTER_IP, 50051, GREETER, True)
 
 
+def test_a_kill_moments_after_a_service_was_learned_loses_nothing(world: LadderWorld) -> None:
+    soon = 0.15
+    world.watch(GREETER)
+    world.advance(soon)
+    world.server.stop()
+    world.restart(killed=True)
+    world.watch(GREETER)
+    assert snapshots(world.advance(FALLBACK)) == [DISK_ENDPOINTS]
+
+
 def test_a_second_restart_still_finds_it(world: LadderWorld) -> None:
     known_then_away(world)
     world.watch(GREETER)

@@ -18,6 +18,9 @@ from clusterkit.node import Container
 from clusterkit.things import annotated, client_pod, service
 from figures import Figures, milliseconds
 
+from contract.names import STATE_DIR
+from sidecar.discovery.saved import FILE_NAME
+
 pytestmark = pytest.mark.e2e
 
 AVOIDED_SECONDS = 5.0
@@ -182,6 +185,7 @@ def test_the_api_server_is_away(
         load.counted(100, 10.0)
         assert burst(other) == dict.fromkeys(pods, BURST // 3)
         assert rungs(application) == rungs(other) == {"live"}
+        wait_for("what it knows is on disk", lambda: on_disk(victim) == sorted(pods), 10.0)
         with node.without(node.APISERVER):
             gone = time.monotonic()
             wait_for("the sidecar knows", lambda: rungs(application) == {"memory"}, 15.0)
@@ -244,6 +248,14 @@ def burst(container: Container) -> dict[str, int]:
 def rungs(container: Container) -> set[str]:
     """Where the endpoints in use come from, by the sidecar's own word."""
     return {each["rung"] for each in container.status()["services"]}
+
+
+def on_disk(sidecar: Container) -> list[str]:
+    """The pods whose endpoints it has left for the next process, if it has left an address they stand behind."""
+    kept = json.loads(node.run("cat", f"/proc/{sidecar.pid}/root{STATE_DIR}/{FILE_NAME}"))
+    if not kept["addresses"]:
+        return []
+    return sorted(pod for port in kept["ports"] for _, _, pod, _ in port["endpoints"])
 
 
 def test_the_injector_is_down(namespace: Namespace, cluster: Cluster, figures: Figures) -> None:
