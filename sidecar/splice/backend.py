@@ -9,6 +9,7 @@ from mypy_extensions import i64
 from sidecar.balance.endpoints import Endpoint
 from sidecar.balance.outlier import Record
 from sidecar.balance.picker import Member
+from sidecar.splice import localreply
 from sidecar.splice.context import Context, Timer
 from sidecar.splice.peer import RESET_BY_US
 from sidecar.splice.stats import StreamStats
@@ -93,7 +94,7 @@ class Backend(Member):
 
     def _send(self, upstream: Upstream, stream: Stream) -> None:
         if stream.list_size > upstream.peer_max_header_list:
-            self.service.too_large(stream, upstream.peer_max_header_list)
+            localreply.request_too_large(stream, upstream.peer_max_header_list)
             return
         self.stats.started += 1
         try:

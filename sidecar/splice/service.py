@@ -8,14 +8,13 @@ from mypy_extensions import i64
 
 from sidecar.balance.endpoints import Endpoint, ServicePort, Snapshot
 from sidecar.balance.picker import SHARED_METHOD, LeastOpenStreams
-from sidecar.splice import replies, states
+from sidecar.splice import localreply, replies, states
 from sidecar.splice.backend import Backend
 from sidecar.splice.context import Context, Timer
-from sidecar.splice.credit import settle_lent
 from sidecar.splice.replay import drop_copy, drop_request
 from sidecar.splice.stats import StreamStats
 from sidecar.splice.stream import Stream
-from sidecar.wire import fields, frames
+from sidecar.wire import frames
 
 # A call is answered UNAVAILABLE within 3 s where there is no endpoint; this leaves the answer its time.
 QUEUE_TIMEOUT: Final = 2.5
@@ -41,7 +40,7 @@ class Service:
         self.waiting: dict[Stream, None] = {}  # no endpoint to be had
         self.downstreams: i64 = 0
         self.stats: Final = StreamStats()  # as the application sees it, answers made here included
-        self._context = context
+        self.context: Final = context
         self._balancer = LeastOpenStreams(context.random.shuffle)
 
     # --- endpoints -------------------------------------------------------------------------------
@@ -60,7 +59,7 @@ class Service:
         for key, endpoint in wanted.items():
             known = self.backends.get(key)
             if known is None:
-                self.backends[key] = Backend(self._context, self, endpoint)
+                self.backends[key] = Backend(self.context, self, endpoint)
             else:
                 known.endpoint = endpoint
         self._balancer.update(self.backends.values())
@@ -125,11 +124,13 @@ class Service:
         backend.take(stream)
 
     def _wait(self, stream: Stream) -> None:
-        if self._context.ejection is not None and self._recall():
+        if self.context.ejection is not None and self._recall():
             self.open(stream)
             return
         if len(self.waiting) >= MAX_QUEUED:
-            self.answer(stream, replies.UNAVAILABLE, f"{MAX_QUEUED} calls already wait; {self._trouble()}")
+            localreply.answer(
+                stream, replies.UNAVAILABLE, f"{MAX_QUEUED} calls already wait; {self._trouble()}"
+            )
             return
         self.waiting[stream] = None
         self.expire_later(stream)
@@ -148,14 +149,14 @@ class Service:
 
     def _judge(self, backend: Backend | None, failed: bool) -> None:
         """A call of this backend's has ended; enough failures in a row, and it is to rest."""
-        rules = self._context.ejection
+        rules = self.context.ejection
         if rules is None or backend is None or backend.retired:
             return
         record = backend.record
         if not failed:
             record.succeeded()
             return
-        record.failed(self._context.now)
+        record.failed(self.context.now)
         if not rules.wanted(record):
             return
         usable: i64 = 0 if backend.in_rotation else 1
@@ -172,25 +173,25 @@ class Service:
 
     def expire_later(self, stream: Stream) -> None:
         """A stream that waits is answered in the end, whatever it waits for."""
-        now = self._context.now
+        now = self.context.now
         if stream.expires > now:
             return
         stream.expires = now + QUEUE_TIMEOUT
         if 0.0 <= stream.deadline < stream.expires:
             stream.expires = stream.deadline
-        self._context.after(stream.expires - now, _Expiry(self, stream))
+        self.context.after(stream.expires - now, _Expiry(self, stream))
 
     def expired(self, stream: Stream) -> None:
         if stream.phase != states.QUEUED or stream.down is None:
             return
-        if stream.expires - self._context.now > EARLY:
+        if stream.expires - self.context.now > EARLY:
             return  # it waits anew, since it was refused; that has a time-out of its own
         if 0.0 <= stream.deadline <= stream.expires:
-            self.answer(
+            localreply.answer(
                 stream, replies.DEADLINE_EXCEEDED, f"deadline passed while waiting; {self._trouble()}"
             )
         else:
-            self.answer(stream, replies.UNAVAILABLE, self._trouble())
+            localreply.answer(stream, replies.UNAVAILABLE, self._trouble())
 
     def _trouble(self) -> str:
         snapshot = self.snapshot
@@ -224,9 +225,9 @@ class Service:
         response = stream.response.state
         up = stream.up
         if up is not None and (request == states.DONE or request == states.RESET) and response != states.OPEN:
-            if self._context.ejection is not None:
+            if self.context.ejection is not None:
                 self._judge(stream.backend, stream.grpc_status == replies.UNAVAILABLE)
-            self._leave(stream)
+            self.leave(stream)
             up.forget(stream)
         down = stream.down
         if down is not None and response == states.DONE:
@@ -238,13 +239,13 @@ class Service:
                 down.forget(stream)
         if stream.up is None and stream.down is None and stream.phase != states.CLOSED:
             stream.advance(states.CLOSE)
-            self.stats.finished(stream.grpc_status, self._context.now - stream.opened_at)
+            self.stats.finished(stream.grpc_status, self.context.now - stream.opened_at)
 
-    def _leave(self, stream: Stream) -> None:
+    def leave(self, stream: Stream) -> None:
         """Over on the backend's side: count it."""
         backend = stream.backend
         if backend is not None and stream.up is not None:
-            backend.stats.finished(stream.grpc_status, self._context.now - stream.opened_at)
+            backend.stats.finished(stream.grpc_status, self.context.now - stream.opened_at)
         stream.up = None
         stream.response.source = None
         self._release(stream)
@@ -257,7 +258,7 @@ class Service:
 
     def cancelled(self, stream: Stream, code: i64) -> None:
         """The client gave the stream up, or broke a rule on it; it is over on its side."""
-        self._break_request(stream)
+        self.break_request(stream)
         answered = stream.response.state == states.DONE
         stream.response.state = states.next_half(stream.response.state, states.BREAK)
         down = stream.down
@@ -273,7 +274,7 @@ class Service:
                 if stream.backend is not None:
                     stream.backend.stats.cancelled += 1
                 stream.grpc_status = replies.CANCELLED
-            self._leave(stream)
+            self.leave(stream)
             up.reset(stream.up_id, code)
             up.forget(stream)
         self.half_done(stream)
@@ -285,7 +286,7 @@ class Service:
             down.reset(stream.down_id, frames.ENHANCE_YOUR_CALM)
         self.cancelled(stream, frames.CANCEL)
 
-    def _break_request(self, stream: Stream) -> None:
+    def break_request(self, stream: Stream) -> None:
         request = stream.request
         request.state = states.next_half(request.state, states.BREAK)
         drop_request(stream)
@@ -297,7 +298,7 @@ class Service:
             source = request.source
             if source is not None:
                 source.released(request.held_size)
-            self._context.held -= request.held_size
+            self.context.held -= request.held_size
             request.discard()
         self.waiting.pop(stream, None)
         if stream.backend is not None:
@@ -313,20 +314,20 @@ class Service:
         if stream.response.state == states.OPEN:
             if code != frames.CANCEL and code != frames.NO_ERROR:
                 self._judge(stream.backend, True)
-            self._leave(stream)
-            self._reset_down(stream, code)
+            self.leave(stream)
+            self.reset_down(stream, code)
         else:
             self._backend_left(stream)
 
     def _backend_left(self, stream: Stream) -> None:
         """The answer is complete here, if not yet passed on; what is left of the request is not wanted."""
         self._judge(stream.backend, stream.grpc_status == replies.UNAVAILABLE)
-        self._leave(stream)
-        self._break_request(stream)
+        self.leave(stream)
+        self.break_request(stream)
         self.half_done(stream)
 
-    def _reset_down(self, stream: Stream, code: i64) -> None:
-        self._break_request(stream)
+    def reset_down(self, stream: Stream, code: i64) -> None:
+        self.break_request(stream)
         half = stream.response
         half.state = states.next_half(half.state, states.BREAK)
         down = stream.down
@@ -351,9 +352,9 @@ class Service:
         self._release(stream)
         stream.refusals += 1
         if request.replay is None or stream.block is None or stream.refusals > MAX_REFUSALS:
-            self._reset_down(stream, frames.REFUSED_STREAM)
+            self.reset_down(stream, frames.REFUSED_STREAM)
             return
-        self._context.totals.retried += 1
+        self.context.totals.retried += 1
         self._rewind(stream)
         self._open_elsewhere(stream, backend)
 
@@ -387,7 +388,7 @@ class Service:
         request.trailers = trailers
         request.replay = []
         request.held_size = sum(map(len, pieces)) + (len(trailers) if trailers is not None else 0)
-        self._context.held += request.held_size
+        self.context.held += request.held_size
         if request.source is not None:
             request.source.held_back += request.held_size
 
@@ -401,8 +402,8 @@ class Service:
             backend.stats.failed += 1
             self._judge(backend, True)
         where = backend.endpoint.address if backend is not None else "?"
-        self._leave(stream)
-        self.answer(stream, replies.UNAVAILABLE, f"evenstream: endpoint {where} of {self.name} {why}")
+        self.leave(stream)
+        localreply.answer(stream, replies.UNAVAILABLE, f"evenstream: endpoint {where} of {self.name} {why}")
 
     def cut(self, stream: Stream) -> None:
         """End a stream that an error of ours left half way through a transition, whatever its state.
@@ -427,7 +428,7 @@ class Service:
         stream.up = None
         if stream.phase != states.CLOSED:
             stream.phase = states.CLOSED
-            age = self._context.now - stream.opened_at
+            age = self.context.now - stream.opened_at
             self.stats.finished(stream.grpc_status, age)
             if up is not None and backend is not None:
                 backend.stats.failed += 1
@@ -444,85 +445,6 @@ class Service:
         for backend in self.retiring:
             backend.open_streams = 0
         self._balancer.recount(slot for stream in streams if (slot := stream.slot) is not None)
-
-    def too_large(self, stream: Stream, most: i64) -> None:
-        """The endpoint says that it takes no header list of this size (RFC 9113 section 10.5.1).
-
-        gRPC's clients end such a call themselves. Passed on it could cost all that are on the connection: grpc-java
-        ends it for a list that is a quarter above its limit.
-        """
-        where = stream.backend.endpoint.address if stream.backend is not None else "?"
-        what = f"evenstream: a header list of {stream.list_size} octets; endpoint {where} of {self.name}"
-        self.answer(stream, replies.RESOURCE_EXHAUSTED, f"{what} takes {most}")
-
-    def answer_too_large(self, stream: Stream, size: i64, most: i64, ends: bool) -> None:
-        """The same of the client, and of a header list of the answer. `ends`: with it the answer would end."""
-        up = stream.up
-        over = ends and stream.request.state == states.DONE
-        self._leave(stream)
-        if up is not None:
-            if not over:
-                up.reset(stream.up_id, frames.CANCEL)
-            up.forget(stream)
-        if not stream.is_grpc:
-            self._reset_down(stream, frames.INTERNAL_ERROR)
-            return
-        what = (
-            f"evenstream: {self.name} answered with a header list of {size} octets; the client takes {most}"
-        )
-        self.answer(stream, replies.RESOURCE_EXHAUSTED, what)
-
-    def answer(self, stream: Stream, status: i64, message: str) -> None:
-        """Answer the client here, in place of a backend."""
-        totals = self._context.totals.answered_here
-        totals[status] = totals.get(status, 0) + 1
-        stream.grpc_status = status
-        block = stream.block
-        wants_body = not (
-            stream.is_grpc or block is None or self._context.memo.read(block).seen & fields.HEAD
-        )
-        self._break_request(stream)
-        half = stream.response
-        down = stream.down
-        if down is None:
-            self.half_done(stream)
-            return
-        if stream.phase == states.ANSWERED:
-            if not stream.is_grpc:
-                self._reset_down(stream, frames.INTERNAL_ERROR)
-                return
-            half.state = states.next_half(half.state, states.END)
-            half.trailers = replies.trailers(status, message)
-            settle_lent(down, half)
-            if half.held is None:
-                down.pass_end(stream, half)
-            return
-        stream.advance(states.ANSWER)
-        half.state = states.next_half(half.state, states.END)
-        if stream.is_grpc:
-            down.write_headers(stream.down_id, replies.trailers_only(status, message), True)
-        else:
-            self._answer_http(stream, status, message, wants_body)
-        down.touch()
-        half.state = states.next_half(half.state, states.PASS)
-        self.half_done(stream)
-
-    def _answer_http(self, stream: Stream, status: i64, message: str, wants_body: bool) -> None:
-        down = stream.down
-        if down is None:
-            return
-        block, body = replies.http_response(status, message)
-        if not wants_body:
-            down.write_headers(stream.down_id, block, True)
-            return
-        size: i64 = len(body)
-        if size > stream.response.sink_window or size > down.send_window:
-            block, body = replies.http_response(status, "")[0], b""
-            down.write_headers(stream.down_id, block, True)
-            return
-        down.send_window -= size
-        down.write_headers(stream.down_id, block, False)
-        down.write_data(stream.down_id, body, True)
 
 
 def _moved(before: Endpoint, now: Endpoint) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from mypy_extensions import i64
 
-from sidecar.splice import states
+from sidecar.splice import localreply, states
 from sidecar.splice.context import Context
 from sidecar.splice.peer import FLUSH_AT, RESET_BY_US, Peer
 from sidecar.splice.replay import drop_request
@@ -182,7 +182,7 @@ class Upstream(Peer):
                 return
             if block.list_size > sink.peer_max_header_list:
                 most = sink.peer_max_header_list
-                self.backend.service.answer_too_large(stream, block.list_size, most, end_stream)
+                localreply.response_too_large(stream, block.list_size, most, end_stream)
                 return
         if block.grpc_status >= 0:
             stream.grpc_status = block.grpc_status
