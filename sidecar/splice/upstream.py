@@ -199,8 +199,8 @@ class Upstream(Peer):
             stream.advance(states.ANSWER)
             self.has_served = True
             # What it says of a body that need not come is not held against the end, wherever that is.
-            lacks = block.content_length > 0 and self._may_lack_body(stream, block)
-            half.content_length = -1 if end_stream or lacks else block.content_length
+            lacks = end_stream or (block.content_length > 0 and self._may_lack_body(stream, block))
+            half.content_length = -1 if lacks else block.content_length
             drop_request(stream)
             if end_stream:
                 half.state = states.next_half(half.state, states.END)
