@@ -249,10 +249,6 @@ class Captured(Channel):
             # A server that speaks first, and not HTTP/2.
             self._pass_through(sniff.OTHER, now)
 
-    def held(self) -> int:
-        """Octets of both directions that nobody has been given yet."""
-        return len(self._from_client) + len(self._from_server)
-
     def _decide(self, now: float) -> None:
         verdict = self._verdict
         if verdict == sniff.UNDECIDED or self._relaying:

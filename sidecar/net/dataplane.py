@@ -241,12 +241,11 @@ class DataPlane(Plane):
             channel.close()
         self.engine.lost(peer, "closed", now)
 
-    def stop_listening(self) -> None:
+    def abort_all(self) -> None:
+        """Close all listeners and connections now."""
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
-
-    def abort_all(self) -> None:
         for channel in list(self._channels.values()):
             channel.abort()
         self._channels.clear()

@@ -307,7 +307,6 @@ class Backend(Member):
     def eject(self, base: float, why: str) -> None:
         """It rests for a while: nothing new; what it has goes on."""
         seconds = self.record.eject(base, self._context.now)
-        self._context.totals.ejected += 1
         self.last_error = f"ejected for {seconds:g} s: {why}"
         self._context.after(seconds, _EjectionOver(self))
         self._rotate()

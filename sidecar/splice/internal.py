@@ -28,10 +28,6 @@ class InternalErrors:
         self._budget = Budget(REPORTS, REPORTS_PER_SECOND)
         self._untold: int = 0
 
-    @property
-    def total(self) -> int:
-        return sum(self.counts.values())
-
     def note(self, where: str, error: BaseException, now: float) -> None:
         """Never raises: there may be no memory left to tell it with."""
         try:

@@ -271,8 +271,6 @@ class Service:
             if answered:  # to its end: gRPC's clients so end a request that the server did not wait for
                 self._judge(stream.backend, stream.grpc_status == replies.UNAVAILABLE)
             else:
-                if stream.backend is not None:
-                    stream.backend.stats.cancelled += 1
                 stream.grpc_status = replies.CANCELLED
             self.leave(stream)
             up.reset(stream.up_id, code)

@@ -38,7 +38,6 @@ class StreamStats:
         self.started: i64 = 0
         self.failed: i64 = 0  # ended by a lost connection or a broken rule
         self.refused: i64 = 0  # sent elsewhere
-        self.cancelled: i64 = 0  # by the client
         self.seconds_sum: float = 0.0
         self._buckets: list[int] = [0] * (len(LATENCY_BUCKETS) + 1)
         # Streams of one bucket in a row are counted here first: a list's integers are boxed.
@@ -83,7 +82,6 @@ class Totals:
         self.upstreams_dialled: i64 = 0
         self.answered_here: dict[int, int] = {}  # gRPC status -> streams answered without a backend
         self.retried: i64 = 0
-        self.ejected: i64 = 0  # endpoints, each time
         self.stalled: i64 = 0  # connections to backends that were found to be so, each time
         self.downstream_errors: dict[int, int] = {}  # HTTP/2 error code -> connections ended for it
         self.upstream_errors: dict[int, int] = {}

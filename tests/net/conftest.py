@@ -18,6 +18,5 @@ def loop_and_plane() -> Iterator[tuple[Loop, DataPlane]]:
     loop = Loop()
     plane = DataPlane(loop, Engine(1))
     yield loop, plane
-    plane.stop_listening()
     plane.abort_all()
     loop.close()

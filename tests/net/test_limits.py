@@ -128,7 +128,6 @@ def test_a_client_too_many_is_closed_and_the_others_stay() -> None:
     run_until(loop, plane, lambda: len(plane.engine.downstreams) == 12)
     for sock in clients:
         sock.close()
-    plane.stop_listening()
     plane.abort_all()
     loop.close()
 

@@ -273,7 +273,7 @@ class World:
             for peer in touched:
                 self._flush(peer)
             if not touched and not dials:
-                assert self.bugs_expected or not engine.errors.total, "\n".join(self.bugs)
+                assert self.bugs_expected or not engine.errors.counts, "\n".join(self.bugs)
                 return
         raise AssertionError(f"the engine still wants something done after {MAX_ROUNDS} rounds of one turn")
 

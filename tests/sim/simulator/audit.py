@@ -67,7 +67,7 @@ def _queued(name: str, stream: Any, now: float) -> None:
 
 def _context(name: str, engine: Engine, streams: list[Any]) -> None:
     """What is counted over all connections, as far as it can be told from the streams."""
-    if engine.errors.total:
+    if engine.errors.counts:
         raise Violation("raises", f"{name}: {engine.errors.last}")
     counted = {
         "streams": sum(len(downstream.streams) for downstream in engine.downstreams),
