@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from freeports import free_port
+
 from sidecar.admin.connection import AdminConnection
 from sidecar.admin.server import AdminServer
 
@@ -189,8 +191,7 @@ def _post(url: str, body: dict[str, Any]) -> Any:
 def chromedriver(log: Path) -> Iterator[str]:
     """The URL of a ChromeDriver on a free port of the loopback."""
     assert CHROMEDRIVER is not None
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with log.open("wb") as out:
         process = subprocess.Popen([CHROMEDRIVER, f"--port={port}"], stdout=out, stderr=out)
     try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from collections import Counter
 
 from demolib.clusterip import ClusterIP
+from freeports import free_port
 
 
 async def _named_backend(name: bytes) -> tuple[asyncio.Server, tuple[str, int]]:
@@ -22,17 +22,11 @@ async def _named_backend(name: bytes) -> tuple[asyncio.Server, tuple[str, int]]:
     return server, (host, port)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_a_connection_keeps_its_backend_and_connections_are_spread() -> None:
     async def scene() -> list[set[bytes]]:
         backends = [await _named_backend(name) for name in (b"a", b"b", b"c")]
         relay = ClusterIP([address for _, address in backends], random.Random(1))
-        port = _free_port()
+        port = free_port()
         await relay.start("127.0.0.1", port)
         seen = []
         for _ in range(60):
@@ -61,8 +55,8 @@ def test_a_connection_keeps_its_backend_and_connections_are_spread() -> None:
 
 def test_no_backend_ends_the_connection() -> None:
     async def scene() -> bytes:
-        relay = ClusterIP([("127.0.0.1", _free_port())], random.Random(1))
-        port = _free_port()
+        relay = ClusterIP([("127.0.0.1", free_port())], random.Random(1))
+        port = free_port()
         await relay.start("127.0.0.1", port)
         reader, _ = await asyncio.open_connection("127.0.0.1", port)
         data = await asyncio.wait_for(reader.read(), 10)

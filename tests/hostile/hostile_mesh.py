@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from freeports import free_port
 from hostile_peers import Attacker
 from rawhttp2 import POST, data, headers
 
@@ -49,12 +49,6 @@ def until(condition: Callable[[], object], what: str, limit: float = 20.0) -> No
     while not condition():
         assert time.monotonic() < deadline, f"not within {limit:g} s: {what}"
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Backend:

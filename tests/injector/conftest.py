@@ -9,8 +9,9 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_cluster import FakeCluster
+from freeports import free_port
 from real_apiserver import POLICIED, ROOT, Api, asking_pod
-from serving import Injector, free_port
+from serving import Injector
 
 HERE = Path(__file__).parent
 PATCH_WEBHOOKS = ("patch", "mutatingwebhookconfiguration", "evenstream-injector", "--type=json", "-p")

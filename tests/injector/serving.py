@@ -9,7 +9,6 @@ import os
 import queue
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -17,6 +16,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any, Self
+
+from freeports import free_port
 
 DEADLINE_SECONDS = 30.0
 NAME = "evenstream-injector.evenstream-system.svc"
@@ -91,12 +92,6 @@ def _as_nobody(folder: Path) -> Path:
     text += "import os\nfor name in ('LOGNAME', 'USER', 'LNAME', 'USERNAME'): os.environ.pop(name, None)\n"
     (path / "sitecustomize.py").write_text(text)
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class _Named(http.client.HTTPSConnection):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from serving import free_port
+from freeports import free_port
 
 DEADLINE_SECONDS = 60.0
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from freeports import free_port
 from real_apiserver import ROOT, Api, why_not
-from serving import Injector, free_port
+from serving import Injector
 
 from contract import names
 

@@ -246,6 +246,13 @@ def main() -> None:
     (state / "endpoints.json").unlink()
     sidecar = start()
     wait_for("dns", lambda: rung(sidecar) == "dns")
+    # On a busy machine the one may be connected long before the other, and would rightly take all until then.
+    first = Caller(sidecar.port)
+    begun = [backend.begun for backend in backends]
+    wait_for(
+        "both serve", lambda: first.call() and all(b.begun > n for b, n in zip(backends, begun, strict=True))
+    )
+    first.close()
     before = [backend.begun for backend in backends]
     load = Load(sidecar.port)
     wait_for("calls", lambda: len(load.codes) > 50)

@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from freeports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 30.0  # what takes milliseconds is given so long; the machine may be busy
 SERVICE = "greeter.default:50051"
 UNARY, CHAT = "/test.Test/Unary", "/test.Test/Chat"
-# Below the range that Linux gives to outgoing connections.
-PORTS = range(20000, 32000)
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
@@ -38,15 +37,6 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float = PATIENCE)
             return found
         assert time.monotonic() < until, f"not within {seconds} s: {what}"
         time.sleep(0.01)
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    for _ in range(100):
-        port = random.choice(PORTS)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((host, port))
-            return port
-    raise AssertionError("no free port")
 
 
 def loopback() -> str:

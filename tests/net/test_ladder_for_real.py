@@ -37,7 +37,10 @@ pytestmark = [
 def seen() -> dict[str, Any]:
     done = subprocess.run(
         [*UNSHARE, sys.executable, str(HERE / "inside_ladder.py")],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{HERE}:{HERE.parent / 'discovery'}"},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}:{HERE}:{HERE.parent / 'shared'}:{HERE.parent / 'discovery'}",
+        },
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from freeports import free_port
 from net_scene import (
     ROOT,
     Caller,
     EndpointsFile,
     Grpc,
     SidecarProcess,
-    free_port,
     loopback,
     wait_for,
 )

@@ -42,7 +42,7 @@ pytestmark = [
 def seen() -> dict[str, Any]:
     done = subprocess.run(
         ["unshare", "--net", sys.executable, str(HERE / "inside_vanish.py")],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{HERE}"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{HERE}:{HERE.parent / 'shared'}"},
         cwd=ROOT,
         capture_output=True,
         text=True,

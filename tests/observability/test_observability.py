@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import pytest
 import yaml
 from admin_browser import Loop
 from admin_fakes import FakeView, call, change, service
+from freeports import free_port
 from prometheus_client.parser import text_string_to_metric_families
 
 from contract import names
@@ -288,8 +288,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         loop = Loop(AdminServer(view, on_drain=None), lambda: None)
         stack.callback(loop.stop)
         injector = _serve_injector(stack)
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         targets = {
             "evenstream-system/evenstream-sidecar": loop.url,
             "evenstream-system/evenstream-injector": injector,

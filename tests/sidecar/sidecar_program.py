@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from demolib.objects import Pod, service_list
+from freeports import free_port
 from programs import until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -46,15 +44,6 @@ def run(*arguments: str, seconds: float = 60.0, **variables: str) -> subprocess.
         timeout=seconds,
         check=False,
     )
-
-
-def free_port() -> int:
-    """A port nobody listens on now, below those the kernel gives to outgoing connections (32768 and up)."""
-    while True:
-        port = random.randrange(10_000, 32_768)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class EndpointsFile:

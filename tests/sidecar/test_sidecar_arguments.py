@@ -6,7 +6,8 @@ import re
 import socket
 
 import pytest
-from sidecar_program import free_port, run
+from freeports import free_port
+from sidecar_program import run
 
 from contract import settings
 
