@@ -106,7 +106,7 @@ def test_a_taken_address_is_one_clear_error(start_server: Start) -> None:
 
 
 def test_stopping_ends_chats_with_ok_at_the_end_of_the_grace(start_server: Start) -> None:
-    server = start_server("a", "--grace", "0.5")
+    server = start_server("a", "--grace", "3")
     said = threading.Event()
 
     def requests() -> Iterator[pb.HelloRequest]:
@@ -167,18 +167,21 @@ def test_a_burst_is_counted_per_server(start_server: Start) -> None:
 
 
 def test_streams_are_held_and_counted(start_server: Start) -> None:
-    done = run_client(start_server("a").target, "streams", "--count", "7", "--duration", "0.5", "--json")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    target = start_server("a").target
+    client = start_client(target, "streams", "--count", "7", "--json", "--report", "0.05", "--control")
+    until(lambda: json.loads(line_of(client))["open"] == {"a": 7}, "all are open")
+    out, errors = client.communicate(timeout=20)  # its input ends, so it does
+    assert client.returncode == 0, errors
+    result = json.loads(out.splitlines()[-1])
     assert (result["open"], result["opened"], result["calls"]) == ({"a": 7}, {"a": 7}, {})
     assert result["messages"] >= 7
 
 
 def test_unary_keeps_to_its_rate(start_server: Start) -> None:
-    done = run_client(start_server("a").target, "unary", "--rate", "20", "--duration", "1", "--json")
+    done = run_client(start_server("a").target, "unary", "--rate", "20", "--duration", "3", "--json")
     assert done.returncode == 0, done.stderr
     # Never more than the rate allows; a busy machine may give fewer.
-    assert 1 <= json.loads(done.stdout.splitlines()[-1])["calls"]["a"] <= 22
+    assert 1 <= json.loads(done.stdout.splitlines()[-1])["calls"]["a"] <= 62
 
 
 def test_the_control_channel_steers_a_mix(start_server: Start) -> None:

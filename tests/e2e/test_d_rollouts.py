@@ -61,7 +61,7 @@ def test_a_rolling_update(
     """A changed template: every pod is replaced."""
     with traffic(namespace, client, other_client) as load:
         load.until_open(three, OPEN_SECONDS)
-        namespace.kubectl("set", "env", "deployment/greeter", "A_NEW_VERSION=1")
+        namespace.kubectl("set", "env", "deployment/greeter", f"A_NEW_VERSION={time.time_ns()}")
         namespace.kubectl("rollout", "status", "deployment/greeter", "--timeout=120s", seconds=130)
         after = backends.until_settled(3)
         assert not set(three) & set(after)
@@ -133,6 +133,8 @@ def flapper() -> dict[str, Any]:
     container["readinessProbe"] = {
         "exec": {"command": ["test", "-e", "/state/ready"]},
         "periodSeconds": 1,
+        # A busy node may need more than the second that is the default to run it, and that would be a flap of its own.
+        "timeoutSeconds": 10,
         "failureThreshold": 1,
     }
     container["volumeMounts"] = [{"name": "state", "mountPath": "/state"}]
@@ -194,13 +196,14 @@ def test_the_last_pods_leave_and_others_come(
         load.until("a call has failed", lambda now: now.failed > 0, 30.0)
         backends.scale(3)
         pods = backends.until_settled(3)
-        failed = load.report.failed
         load.until("calls on all three", lambda now: set(pods) <= set(now.calls), 30.0)
         load.counted(50, 30.0)
         report = load.finish()
+        # Not what had failed when this process saw them ready: a report takes its time, and so does what it tells of.
+        failed = next(seen.report.failed for seen in load.seen if set(pods) & set(seen.report.calls))
     figures.note("all pods replaced", "calls served while all were terminating", sum(served.values()), "> 0")
     figures.note("all pods replaced", "failed while there was none, each after 2.5 s", failed)
-    figures.note("all pods replaced", "failed once three were ready", report.failed - failed, "0")
+    figures.note("all pods replaced", "failed once one of three had answered", report.failed - failed, "0")
     # preStop keeps them for 2 s, and at 50 a second that is 100 calls.
     assert sum(served.values()) >= PRE_STOP_SECONDS * 50 // 2, served
     assert report.failed == failed, report.errors

@@ -95,6 +95,7 @@ def test_a_backend_is_killed(namespace: Namespace, backends: Backends, client: s
     backends.settled(3)
     victim = backends.pods()[0]
     name = victim["metadata"]["name"]
+    (before,) = victim["status"]["containerStatuses"]
     server = Container(victim, "server")
     with (
         Load(namespace, client, "unary", "--rate", "100") as calls,
@@ -107,7 +108,9 @@ def test_a_backend_is_killed(namespace: Namespace, backends: Backends, client: s
         streams.until("its streams have failed", lambda now: now.failed >= 4, 10.0)
         noticed = streams.failures()[-1][0] - killed
         streams.until("12 again", lambda now: sum(now.open.values()) == 12, 30.0)
-        wait_for("its next process is ready", lambda: restarted(namespace, name), 60.0)
+        wait_for(
+            "its next process is ready", lambda: restarted(namespace, name, before["restartCount"]), 60.0
+        )
         used = calls.report.calls[name]
         calls.until("it is used again", lambda now: now.calls[name] > used, 30.0)
         called, streamed = calls.finish(), streams.finish()
@@ -118,9 +121,9 @@ def test_a_backend_is_killed(namespace: Namespace, backends: Backends, client: s
     assert streamed.failed == 4, streamed.errors
 
 
-def restarted(namespace: Namespace, name: str) -> bool:
+def restarted(namespace: Namespace, name: str, before: int) -> bool:
     (server,) = namespace.pod(name)["status"]["containerStatuses"]
-    return server["restartCount"] == 1 and bool(server["ready"])
+    return server["restartCount"] == before + 1 and bool(server["ready"])
 
 
 def test_the_sidecar_is_killed(
@@ -129,12 +132,13 @@ def test_the_sidecar_is_killed(
     """SIGKILL, as the OOM killer does it. Calls fail only until the next one serves."""
     backends.settled(3)
     pod = namespace.pod(client)
-    application = Container(pod, "client")
+    before = sidecar_restarts(namespace, client)
+    application, sidecar = Container(pod, "client"), Container(pod, "evenstream")
     with Load(namespace, client, "unary", "--rate", "100") as load:
         load.until("calls on all three", lambda now: len(now.calls) == 3, 10.0)
         assert load.report.failed == 0, load.report.errors
         killed = time.monotonic()
-        Container(pod, "evenstream").signal("KILL")
+        sidecar.signal("KILL")
         wait_for("it serves again", lambda: application.status()["build"]["uptime_seconds"] >= 0, 30.0)
         status = application.status()
         serving = time.monotonic() - status["build"]["uptime_seconds"] - killed
@@ -142,10 +146,8 @@ def test_the_sidecar_is_killed(
         failures = load.failures()
         report = load.finish()
     last = max((at - killed for at, _ in failures), default=0.0)
-    restarts = {
-        each["name"]: each["restartCount"]
-        for each in namespace.pod(client)["status"]["initContainerStatuses"]
-    }
+    # The kubelet writes it down when it has started it, so a moment later.
+    wait_for("the pod tells of a restart", lambda: sidecar_restarts(namespace, client) > before, 30.0)
     figures.note(
         "sidecar killed",
         "the next one has started after",
@@ -154,9 +156,14 @@ def test_the_sidecar_is_killed(
     )
     figures.note("sidecar killed", "the client's last failed call after", milliseconds(last))
     figures.note("sidecar killed", "failed calls", report.failed, "in the gap only")
-    assert restarts["evenstream"] == 1
+    assert sidecar_restarts(namespace, client) == before + 1
     assert serving < SERVING_SECONDS
     assert len(report.calls) == 3
+
+
+def sidecar_restarts(namespace: Namespace, pod: str) -> int:
+    statuses = namespace.pod(pod)["status"]["initContainerStatuses"]
+    return next(int(each["restartCount"]) for each in statuses if each["name"] == "evenstream")
 
 
 @pytest.fixture

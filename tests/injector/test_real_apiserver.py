@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ pytestmark = [
     pytest.mark.xdist_group("apiserver"),
 ]
 
+IN_FORCE_SECONDS = 30.0
 # Golden pods that no API server takes, with or without a sidecar: annotations that are no strings, and a
 # debugger that can only be put into a pod that runs.
 NEVER_TAKEN = ("not-text", "guaranteed", "debugged")
@@ -135,6 +137,14 @@ def _may(api: Api, who: str, group: str, *what: str) -> bool:
     return done.stdout.strip() == "yes"
 
 
+def _comes_to(may: bool, *question: Any) -> None:
+    """The API server's authorizer hears of changed roles a moment after they are written."""
+    until = time.monotonic() + IN_FORCE_SECONDS
+    while _may(*question) is not may:
+        assert time.monotonic() < until, question
+        time.sleep(0.1)
+
+
 def test_any_service_account_may_read_services_and_slices_and_nothing_else_by_our_doing(api: Api):
     who = "system:serviceaccount:default:default"
     for resource in ("services", "endpointslices.discovery.k8s.io"):
@@ -224,9 +234,9 @@ def test_a_namespace_gives_access_to_its_services_by_itself(api: Api):
     api.kubectl("delete", "clusterrolebinding", "evenstream-sidecar")
     try:
         _apply_roles(api, "overlays/namespaced-rbac")
-        assert not _may(api, who, "default", *watch, "-n", "open")
+        _comes_to(False, api, who, "default", *watch, "-n", "open")
         api.kubectl("apply", "-n", "open", "-k", str(ROOT / "manifests" / "namespace-access"))
-        assert _may(api, who, "default", *watch, "-n", "open")
+        _comes_to(True, api, who, "default", *watch, "-n", "open")
         assert not _may(api, who, "default", *watch, "-n", "default")
         assert not _may(api, who, "default", "list", "secrets", "-n", "open")
     finally:
