@@ -14,6 +14,7 @@ import pytest
 import yaml
 from cli_cluster import FakeCluster, Listener
 from cli_run import Done, evenstream, inside
+from freeports import free_port
 
 from injector import certs
 from injector.cli import policies
@@ -337,8 +338,7 @@ def test_no_cluster_is_one_line_and_exit_4(tmp_path: Path, kubeconfig: str, says
 
 
 def test_a_cluster_that_does_not_answer(cluster: FakeCluster):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     text = cluster.kubeconfig.read_text().replace(str(cluster.port), str(port))
     cluster.kubeconfig.write_text(text)
     done = check(cluster)

@@ -6,13 +6,13 @@ import io
 import json
 import logging
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from freeports import free_port
 
 from contract import logs
 
@@ -160,8 +160,7 @@ def test_debug_is_told_in_full(logged: Logged):
 
 
 def test_the_sidecar_logs_as_it_is_told(tmp_path: Path):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     (tmp_path / "endpoints.json").write_text("{}")
     command = [sys.executable, "-m", "sidecar", "--log-format", "json", "--admin", f"127.0.0.1:{port}"]
     process = subprocess.Popen(
