@@ -99,7 +99,7 @@ def until_open(host: str, port: int) -> None:
 
 
 def until_all_serve(name: str) -> None:
-    """On a busy machine the sidecar may be connected to one server long before the others, and gives it all till then."""
+    """On a busy machine the sidecar may be connected to one server long before the others and give it all."""
     until = time.monotonic() + DEADLINE_SECONDS
     while set(dial(name)) != set(SERVERS):
         assert time.monotonic() < until, dial(name)
