@@ -60,6 +60,7 @@ _KINDS: Final[dict[bytes, int]] = {
 
 # Section 8.2.1 for names. `bytes.translate` with these deletes all that is allowed; what is left is the fault.
 _NAME_OCTETS: Final = bytes([c for c in range(0x21, 0x7F) if not (0x41 <= c <= 0x5A) and c != 0x3A])
+WHITE_SPACE: Final = b" \t"
 _DIGITS: Final = b"0123456789"
 _LETTERS: Final = bytes(range(0x41, 0x5B)) + bytes(range(0x61, 0x7B))
 # The same for two pseudo-headers (section 8.3.1). What reads "GET /elsewhere HTTP/1.1" where a method belongs may
@@ -76,7 +77,12 @@ LEAST_STATUS: Final[i64] = 100  # RFC 9110 section 15
 
 
 class Field:
-    """A decoded field. `fault` is empty, or says why a message with it is malformed."""
+    """A decoded field. `fault` is empty, or says why a message with it is malformed.
+
+    `is_spaced`: an ordinary field whose value has white space at an end, where it is no part of the value and may not
+    be passed on (RFC 9113 section 8.2.1). gRPC's libraries write it all the same, as in a grpc-message "not found: ";
+    gRPC over HTTP/2 lets it be stripped ("ASCII-Value"). So it is, and is no fault.
+    """
 
     def __init__(self, name: bytes, value: bytes) -> None:
         self.name: Final = name
@@ -86,7 +92,9 @@ class Field:
         self.marks: i64 = self.kind if self.kind < PSEUDO_LIMIT else 0
         self.number: i64 = NO_NUMBER  # of :status, content-length and grpc-status
         self.timeout: float = -1.0  # of grpc-timeout, seconds
-        self.fault: str = name_fault(name) or value_fault(value) or self._read_value()
+        bare = value.strip(WHITE_SPACE) if self.kind == ORDINARY else value
+        self.is_spaced: bool = len(bare) < len(value)
+        self.fault: str = name_fault(name) or value_fault(bare) or self._read_value()
 
     def _read_value(self) -> str:
         kind = self.kind
@@ -185,7 +193,7 @@ def name_fault(name: bytes) -> str:
 def value_fault(value: bytes) -> str:
     if value_size(value, 0, len(value)) >= 0:
         return ""
-    if value[0] in b" \t" or value[-1] in b" \t":
+    if value[0] in WHITE_SPACE or value[-1] in WHITE_SPACE:
         return "field value starts or ends with white space"
     return "illegal octet in a field value"
 

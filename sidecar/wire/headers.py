@@ -136,19 +136,6 @@ def encode(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
             parts.append(indexed)
             continue
         parts.append(b"\x00")
-        parts.append(_literal(name))
-        parts.append(_literal(value))
+        parts.append(primitives.literal(name))
+        parts.append(primitives.literal(value))
     return b"".join(parts)
-
-
-def _literal(text: bytes) -> bytes:
-    length = len(text)
-    if length < 0x7F:
-        return bytes([length]) + text
-    octets = [0x7F]
-    length -= 0x7F
-    while length >= 0x80:
-        octets.append((length & 0x7F) | 0x80)
-        length >>= 7
-    octets.append(length)
-    return bytes(octets) + text

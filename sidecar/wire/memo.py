@@ -139,6 +139,8 @@ class BlockMemo:
         block = Block(raw)
         end: i64 = len(raw)
         at: i64 = 0
+        bare: list[bytes] = []  # the block up to `copied` without white space at the ends of values
+        copied: i64 = 0
         while at < end:
             first: i64 = raw[at]
             if block.list_size > MAX_HEADER_LIST:
@@ -161,9 +163,18 @@ class BlockMemo:
             at = primitives.string_end(raw, name_end, end)
             name = self._name(raw, start, name_end)
             if name.values < MAX_VALUES_PER_NAME or not _pass_over(block, name, raw, name_end, at, varying):
-                block.add(self._field(raw, start, name, name_end, at))
+                found = self._field(raw, start, name, name_end, at)
+                if found.is_spaced:
+                    bare.append(raw[copied:name_end])
+                    bare.append(primitives.literal(found.value.strip(fields.WHITE_SPACE)))
+                    copied = at
+                block.add(found)
         if block.list_size > MAX_HEADER_LIST:
             raise HeaderListTooLargeError
+        if copied > 0:
+            bare.append(raw[copied:])
+            varying.clear()
+            return self._walk(b"".join(bare), varying)
         return block
 
     def _field(self, raw: bytes, start: i64, name: _Name, name_end: i64, end: i64) -> Field:

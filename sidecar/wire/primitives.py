@@ -50,6 +50,20 @@ def integer_end(raw: bytes, at: i64, end: i64) -> i64:
     raise CompressionError("the block ends inside an integer")
 
 
+def literal(text: bytes) -> bytes:
+    """A string literal that says `text`, as it is (section 5.2)."""
+    length = len(text)
+    if length < 0x7F:
+        return bytes([length]) + text
+    octets = [0x7F]
+    length -= 0x7F
+    while length >= 0x80:
+        octets.append((length & 0x7F) | 0x80)
+        length >>= 7
+    octets.append(length)
+    return bytes(octets) + text
+
+
 def string_end(raw: bytes, at: i64, end: i64) -> i64:
     """Where the string literal at `at` ends (section 5.2)."""
     if at >= end:

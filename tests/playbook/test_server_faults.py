@@ -217,6 +217,19 @@ def test_a_server_that_does_not_begin_with_settings(what: str, octets: bytes, co
     world.nothing_is_left()
 
 
+@pytest.mark.parametrize("only", [False, True], ids=["trailers", "trailers-only"])
+def test_a_grpc_message_with_white_space_at_its_end_is_no_fault(only: bool) -> None:
+    """8.2.1 forbids it, and all of gRPC's libraries write it: "not found: " is a message like any other."""
+    scene = Scene()
+    if not only:
+        scene.broken.sends(headers(VICTIM, OK))
+        scene.client.receives(response(scene.victim, OK))
+    status = (("grpc-status", "5"), ("grpc-message", "not found: "))
+    scene.broken.sends(headers(VICTIM, (*(OK if only else ()), *status), end=True))
+    assert scene.client.outcome(scene.victim) == ("5", "not found:")
+    scene.broken.still_works()
+
+
 # --- what a server may do ------------------------------------------------------------------------------
 
 

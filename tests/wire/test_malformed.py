@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import pytest
-from hpackcases import ILLEGAL_NAMES, ILLEGAL_VALUES
+from hpackcases import ILLEGAL_NAMES, ILLEGAL_VALUES, SPACED_VALUES
 from hpackwriter import INDEXING, NEVER, WITHOUT, indexed, literal, size_update, static_index
 from rawhttp2 import (
     OK,
@@ -63,7 +63,7 @@ FIELDS: Final[dict[str, tuple[bytes, bytes]]] = {
     **{f"value {value!r}": (b"x-some", value) for value in ILLEGAL_VALUES},
     # What is checked but not remembered must be checked all the same.
     **{f"request id {value!r}": (b"x-request-id", value) for value in ILLEGAL_VALUES},
-    **{f"timeout {value!r}": (b"grpc-timeout", value) for value in ILLEGAL_VALUES},
+    **{f"timeout {value!r}": (b"grpc-timeout", value) for value in (*ILLEGAL_VALUES, *SPACED_VALUES)},
     **{f"path-like {value!r}": (b"user-agent", value) for value in ILLEGAL_VALUES},
     "connection": (b"connection", b"close"),
     "proxy-connection": (b"proxy-connection", b"close"),
