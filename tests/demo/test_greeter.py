@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -11,9 +12,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from typing import Any
 
 import greeter_pb2 as pb
 import greeter_pb2_grpc as pb_grpc
+import greeter_session
 import grpc
 import pytest
 from programs import GREETER, Server, environment, line_of, run_client, start_client, until
@@ -245,6 +248,42 @@ def test_chats_that_are_cancelled_are_counted_and_end_nothing_else() -> None:
     last = json.loads(told.splitlines()[-1])
     assert last["final"] is True
     assert all("CANCELLED" in error for error in last["errors"]), last["errors"]
+
+
+class Ending:
+    """Greets, and ends the chat with OK a moment later, whatever the client has to say."""
+
+    async def Chat(self, requests: object, context: Any) -> None:  # noqa: N802 - gRPC gives the name
+        await context.write(pb.HelloReply(server="ends"))
+        await asyncio.sleep(0.003)
+
+
+def test_a_write_as_a_chat_ends_does_not_hide_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """grpc.aio says INTERNAL then (github.com/grpc/grpc/issues/36066): a demo failed because of it."""
+    monkeypatch.setattr(greeter_session, "BEAT_S", 0.0)  # so that there is always one
+
+    async def many_chats() -> greeter_session.Counts:
+        server = grpc.aio.server()
+        handler = grpc.stream_stream_rpc_method_handler(
+            Ending().Chat, pb.HelloRequest.FromString, pb.HelloReply.SerializeToString
+        )
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("greeter.v1.Greeter", {"Chat": handler}),)
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        session = greeter_session.Session(rate=0, calls=greeter_session.ENDLESS, streams=10, duration=60)
+        running = asyncio.create_task(session.run(f"127.0.0.1:{port}"))
+        while session.counts.ended_by_server + session.counts.failed < 300 and not running.done():
+            await asyncio.sleep(0.01)
+        session.stop()
+        await running
+        await server.stop(None)
+        return session.counts
+
+    counts = asyncio.run(many_chats())
+    assert not counts.errors
+    assert counts.ended_by_server >= 300
 
 
 def test_a_failed_call_shows_in_the_exit_status() -> None:
