@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from mypy_extensions import i64
 
-from sidecar.splice.context import MAX_REPLAY_IN_ALL
+from sidecar.splice import states
+from sidecar.splice.context import MAX_REPLAY_IN_ALL, Context
 from sidecar.splice.stream import Half, Stream, join
 from sidecar.wire import frames
 
@@ -75,3 +76,26 @@ def drop_copy(half: Half) -> None:
         source.replay_from -= half.replay_size
         source.context.replay_held -= half.replay_size
         half.replay_size = 0
+
+
+def rewind(stream: Stream, context: Context) -> None:
+    """Refused: what was sent of the request is held again, ahead of what is held still, as if none had been."""
+    request = stream.request
+    replay = request.replay
+    stream.advance(states.REFUSE)
+    request.state = states.next_half(request.state, states.REWIND)
+    pieces = (replay or []) + (request.held or [])
+    trailers = request.trailers
+    drop_copy(request)
+    sink = request.sink
+    if sink is not None:
+        sink.drop_outbound(stream, request)
+        request.sink = None
+    if pieces:
+        request.held = pieces
+    request.trailers = trailers
+    request.replay = []
+    request.held_size = sum(map(len, pieces)) + (len(trailers) if trailers is not None else 0)
+    context.held += request.held_size
+    if request.source is not None:
+        request.source.held_back += request.held_size

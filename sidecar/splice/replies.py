@@ -1,4 +1,4 @@
-"""Answers made here, when no backend can give one: a gRPC status with a message that names the cause.
+"""The octets of answers made here (`localreply`): a gRPC status with a message that names the cause.
 
 gRPC over HTTP/2: "Trailers-Only" if nothing has been answered yet, trailers if it has.
 """

@@ -8,10 +8,10 @@ from mypy_extensions import i64
 
 from sidecar.balance.endpoints import Endpoint, ServicePort, Snapshot
 from sidecar.balance.picker import SHARED_METHOD, LeastOpenStreams
-from sidecar.splice import localreply, replies, states
+from sidecar.splice import localreply, outliers, replies, states
 from sidecar.splice.backend import Backend
 from sidecar.splice.context import Context, Timer
-from sidecar.splice.replay import drop_copy, drop_request
+from sidecar.splice.replay import drop_request, rewind
 from sidecar.splice.stats import StreamStats
 from sidecar.splice.stream import Stream
 from sidecar.wire import frames
@@ -124,7 +124,7 @@ class Service:
         backend.take(stream)
 
     def _wait(self, stream: Stream) -> None:
-        if self.context.ejection is not None and self._recall():
+        if self.context.ejection is not None and outliers.recall(self.backends.values()):
             self.open(stream)
             return
         if len(self.waiting) >= MAX_QUEUED:
@@ -134,42 +134,6 @@ class Service:
             return
         self.waiting[stream] = None
         self.expire_later(stream)
-
-    def _recall(self) -> bool:
-        """No endpoint is left: one that was to rest is better than none. The one whose rest is over first is back."""
-        resting = [b for b in self.backends.values() if b.record.ejected and b.connected()]
-        if not resting:
-            return False
-        first = resting[0]
-        for backend in resting:
-            if backend.record.until < first.record.until:
-                first = backend
-        first.ejection_over(early=True)
-        return first.in_rotation
-
-    def _judge(self, backend: Backend | None, failed: bool) -> None:
-        """A call of this backend's has ended; enough failures in a row, and it is to rest."""
-        rules = self.context.ejection
-        if rules is None or backend is None or backend.retired:
-            return
-        record = backend.record
-        if not failed:
-            record.succeeded()
-            return
-        record.failed(self.context.now)
-        if not rules.wanted(record):
-            return
-        usable: i64 = 0 if backend.in_rotation else 1
-        ejected: i64 = 0
-        for each in self.backends.values():
-            if each.in_rotation:
-                usable += 1
-            elif each.record.ejected:
-                ejected += 1
-        if rules.allowed(usable, ejected):
-            backend.eject(rules.seconds, f"{record.in_a_row} failures in a row")
-        else:
-            record.in_a_row = 0  # looked at again after as many
 
     def expire_later(self, stream: Stream) -> None:
         """A stream that waits is answered in the end, whatever it waits for."""
@@ -226,7 +190,7 @@ class Service:
         up = stream.up
         if up is not None and (request == states.DONE or request == states.RESET) and response != states.OPEN:
             if self.context.ejection is not None:
-                self._judge(stream.backend, stream.grpc_status == replies.UNAVAILABLE)
+                outliers.judge(self, stream.backend, stream.grpc_status == replies.UNAVAILABLE)
             self.leave(stream)
             up.forget(stream)
         down = stream.down
@@ -269,7 +233,7 @@ class Service:
         up = stream.up
         if up is not None:
             if answered:  # to its end: gRPC's clients so end a request that the server did not wait for
-                self._judge(stream.backend, stream.grpc_status == replies.UNAVAILABLE)
+                outliers.judge(self, stream.backend, stream.grpc_status == replies.UNAVAILABLE)
             else:
                 stream.grpc_status = replies.CANCELLED
             self.leave(stream)
@@ -311,7 +275,7 @@ class Service:
             return
         if stream.response.state == states.OPEN:
             if code != frames.CANCEL and code != frames.NO_ERROR:
-                self._judge(stream.backend, True)
+                outliers.judge(self, stream.backend, True)
             self.leave(stream)
             self.reset_down(stream, code)
         else:
@@ -319,7 +283,7 @@ class Service:
 
     def _backend_left(self, stream: Stream) -> None:
         """The answer is complete here, if not yet passed on; what is left of the request is not wanted."""
-        self._judge(stream.backend, stream.grpc_status == replies.UNAVAILABLE)
+        outliers.judge(self, stream.backend, stream.grpc_status == replies.UNAVAILABLE)
         self.leave(stream)
         self.break_request(stream)
         self.half_done(stream)
@@ -353,7 +317,7 @@ class Service:
             self.reset_down(stream, frames.REFUSED_STREAM)
             return
         self.context.totals.retried += 1
-        self._rewind(stream)
+        rewind(stream, self.context)
         self._open_elsewhere(stream, backend)
 
     def _open_elsewhere(self, stream: Stream, refuser: Backend | None) -> None:
@@ -369,27 +333,6 @@ class Service:
         if not alone:
             self.resumed(refuser)  # and what found no other endpoint after all goes to this one
 
-    def _rewind(self, stream: Stream) -> None:
-        request = stream.request
-        replay = request.replay
-        stream.advance(states.REFUSE)
-        request.state = states.next_half(request.state, states.REWIND)
-        pieces = (replay or []) + (request.held or [])
-        trailers = request.trailers
-        drop_copy(request)
-        sink = request.sink
-        if sink is not None:
-            sink.drop_outbound(stream, request)
-            request.sink = None
-        if pieces:
-            request.held = pieces
-        request.trailers = trailers
-        request.replay = []
-        request.held_size = sum(map(len, pieces)) + (len(trailers) if trailers is not None else 0)
-        self.context.held += request.held_size
-        if request.source is not None:
-            request.source.held_back += request.held_size
-
     def broken(self, stream: Stream, why: str) -> None:
         """The backend's connection is lost or it broke a rule; the stream is off its connection already."""
         backend = stream.backend
@@ -398,7 +341,7 @@ class Service:
             return
         if backend is not None:
             backend.stats.failed += 1
-            self._judge(backend, True)
+            outliers.judge(self, backend, True)
         where = backend.endpoint.address if backend is not None else "?"
         self.leave(stream)
         localreply.answer(stream, replies.UNAVAILABLE, f"evenstream: endpoint {where} of {self.name} {why}")
