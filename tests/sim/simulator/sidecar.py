@@ -7,9 +7,13 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sidecar.app import CHECK_INTERVAL, LINGER
 from sidecar.balance.endpoints import ServicePort, Snapshot
 from sidecar.discovery.kubernetes import ApiServer, KubernetesSource
 from sidecar.discovery.ladder import Ladder
+from sidecar.net.channel import READ_SIZE
+from sidecar.net.dataplane import LOOK_INTERVAL, STALLED_AFTER_TIMEOUTS
+from sidecar.splice.context import NEVER
 from sidecar.splice.engine import DRAIN_STAY, Engine
 from sidecar.splice.upstream import Upstream
 from simulator import apiserver, audit
@@ -20,14 +24,7 @@ from simulator.network import End
 if TYPE_CHECKING:
     from simulator.world import World
 
-READ_SIZE = 65_536
-# As in sidecar/net/dataplane.py.
-LOOK_INTERVAL = 0.5
-STALLED_AFTER_TIMEOUTS = 3
-# As in sidecar/app.py.
-CHECK_INTERVAL = 0.5
-DRAIN_TIMEOUT = 28.0
-LINGER = 0.1
+DRAIN_TIMEOUT = 28.0  # seconds, the default of contract/settings.py
 MAX_ROUNDS = 1000
 # A client that connects while the sidecar drains is told after its first calls.
 STAY_WITHIN = DRAIN_STAY + 0.1
@@ -164,11 +161,11 @@ class Sidecar:
         self._ready: dict[Channel, None] = {}
         self._told: list[Callable[[], None]] = []
         self._watched: set[ServicePort] = set()
-        self._turn_at = float("inf")
+        self._turn_at = NEVER
         self._turns = 0
-        self._drain_until = float("inf")
+        self._drain_until = NEVER
         self._idle_since = 0.0
-        self._look_at = float("inf")
+        self._look_at = NEVER
         live = KubernetesSource(
             ApiServer("10.96.0.1", 443, None, ""),
             dial=apiserver.dial_for(world.api, self),
@@ -223,10 +220,10 @@ class Sidecar:
             return
         now = self.world.clock.now
         if self.frozen_until > now:
-            self._turn_at = float("inf")
+            self._turn_at = NEVER
             self.wake_at(self.frozen_until)
             return
-        self._turn_at = float("inf")
+        self._turn_at = NEVER
         self._turns += 1
         try:
             self._work(now)
@@ -303,11 +300,11 @@ class Sidecar:
         raise Violation("rest", f"{self.name}: the engine still wants something after {MAX_ROUNDS} rounds")
 
     def look_later(self, now: float) -> None:
-        if self._look_at == float("inf"):
+        if self._look_at == NEVER:
             self._look_at = now + LOOK_INTERVAL
 
     def _look(self, now: float) -> None:
-        self._look_at = float("inf")
+        self._look_at = NEVER
         for channel in list(self.channels.values()):
             if channel.asked_at >= 0.0:
                 if now - channel.asked_at >= LOOK_INTERVAL:
@@ -358,14 +355,14 @@ class Sidecar:
             self.world.log("%s has drained", self.name)
             self.source.close(now)
             self.stop()
-            return float("inf")
+            return NEVER
         if now >= self._drain_until:
             if not self.engine.open_streams():
                 raise Violation("drain", f"{self.name}: idle connections kept it up for {DRAIN_TIMEOUT} s")
             self.world.cut_by_sidecar(self.name)
             self.source.close(now)
             self.stop()
-            return float("inf")
+            return NEVER
         return self._drain_until if busy else self._idle_since + LINGER
 
     def kill(self) -> None:
