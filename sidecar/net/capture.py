@@ -18,6 +18,7 @@ from sidecar.net import sniff, sockets
 from sidecar.net.channel import Channel
 from sidecar.net.dataplane import DataPlane, Listener
 from sidecar.net.sockets import Destination
+from sidecar.splice.context import NEVER
 
 log: Final = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class Capture:
         self._timed.pop(captured, None)
 
     def deadline(self) -> float:
-        return min((captured.give_up_at for captured in self._timed), default=float("inf"))
+        return min((captured.give_up_at for captured in self._timed), default=NEVER)
 
     def tick(self, now: float) -> None:
         for captured in [c for c in self._timed if c.give_up_at <= now]:

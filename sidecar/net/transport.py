@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol, final
 from sidecar.net import sockets
 from sidecar.net.channel import Channel
 from sidecar.net.loop import Loop
+from sidecar.splice.context import NEVER
 
 if TYPE_CHECKING:
     import ssl
@@ -82,7 +83,7 @@ class Streams:
         self._timed.pop(transport, None)
 
     def deadline(self) -> float:
-        return min(self._timed.values(), default=float("inf"))
+        return min(self._timed.values(), default=NEVER)
 
     def tick(self, now: float) -> None:
         for transport in [t for t, at in self._timed.items() if at <= now]:

@@ -296,16 +296,14 @@ class Backend(Member):
 
     def connect_timeout(self, upstream: Upstream) -> None:
         if upstream is self._dialling:
-            upstream.gone = True
-            upstream.finished = True
-            upstream.touch()
+            upstream.abort()
             what = "did not answer SETTINGS" if upstream.connected else "did not accept the connection"
             upstream.abandon(f"{what} within {CONNECT_TIMEOUT:g} s")
 
     # --- from the service ------------------------------------------------------------------------
 
     def eject(self, base: float, why: str) -> None:
-        """It rests for a while: nothing new; what it has goes on."""
+        """It rests, for `base` seconds the first time: nothing new; what it has goes on."""
         seconds = self.record.eject(base, self._context.now)
         self.last_error = f"ejected for {seconds:g} s: {why}"
         self._context.after(seconds, _EjectionOver(self))
@@ -325,9 +323,7 @@ class Backend(Member):
         if dialling is not None:
             self._dialling = None
             self.upstreams.remove(dialling)
-            dialling.gone = True
-            dialling.finished = True
-            dialling.touch()
+            dialling.abort()
         for upstream in list(self.upstreams):
             upstream.draining = True
             upstream.close_if_idle()

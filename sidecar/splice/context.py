@@ -63,7 +63,7 @@ class Timer:
 @final
 class Context:
     def __init__(self, seed: int) -> None:
-        self.now: float = 0.0
+        self.now: float = 0.0  # seconds, the caller's clock
         self.random: Final = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
         self.memo: Final = BlockMemo()
         self.totals: Final = Totals()
@@ -87,6 +87,7 @@ class Context:
         self._first_at: float = NEVER
 
     def after(self, seconds: float, timer: Timer) -> None:
+        """Have `timer` fired so much later than now."""
         self._timer_count += 1
         heapq.heappush(self._timers, (self.now + seconds, int(self._timer_count), timer))
         self._find_first()

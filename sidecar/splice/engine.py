@@ -1,12 +1,14 @@
 """The engine: all connections of one sidecar, without sockets and without a clock.
 
+Times (`now`, `deadline()`) are seconds of the caller's clock, which never goes back.
+
 Call order. After any call the caller, once a turn: connects each of `take_dials()` and reports `connected`
 or `lost`; writes `take_output()` of each of `take_touched()`, tells the peer with `not_written` if the socket is
 broken and took none of it, reports what it has not taken yet with `socket_state`, and closes the socket once a
 `finished` connection has no output left (at once if it is `gone`). `tick` is due at `deadline()`. Whoever can see
 a connection's packets tells `stalled`. Nothing here raises for what a peer does. An exception, which is a bug of
-ours, ends the connection that was being handled
-(`failed`, which the caller tells its own to); only `accept` and `service` let through what comes before there is one.
+ours, ends the connection that was being handled (`failed`, which the caller tells its own to); only `accept` and
+`service` let through what comes before there is one.
 """
 
 from __future__ import annotations
@@ -107,9 +109,7 @@ class Engine:
                 recovery.end_connection(context, peer, isinstance(error, MemoryError))
             except Exception as again:
                 context.errors.note("recovery", again, now)
-                peer.gone = True
-                peer.finished = True
-                peer.touch()
+                peer.abort()
         try:
             recovery.mend(context, self.services.values(), self.peers())
         except Exception as again:

@@ -372,6 +372,12 @@ class Peer(Connection):
         self.settle_unsent()
         self.touch()
 
+    def abort(self) -> None:
+        """Have the socket closed at once; nothing more is said. The streams are the caller's affair."""
+        self.gone = True
+        self.finished = True
+        self.touch()
+
     def not_written(self) -> None:
         """The socket is broken, and of the last `take_output` nothing has left."""
 

@@ -95,6 +95,7 @@ class Stream:
         self.backend: Backend | None = None
         self.slot: Slot | None = None  # the place in the balancer's count, while it is open
         self.opened_at: Final = now
+        # When its grpc-timeout is over; -1: it has none.
         self.deadline: float = now + block.timeout if block.timeout >= 0.0 else -1.0
         self.refusals: i64 = 0
         self.informed: i64 = 0  # 1xx so far

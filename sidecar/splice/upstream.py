@@ -114,9 +114,8 @@ class Upstream(Peer):
         stream_id = self.next_id
         self.next_id += 2
         if self.next_id > LAST_STREAM:
-            self.draining = (
-                True  # numbers are used up (section 5.1.1): the next stream needs a new connection
-            )
+            # Numbers are used up (section 5.1.1): the next stream needs a new connection.
+            self.draining = True
         stream.advance(states.SEND)
         stream.up = self
         stream.up_id = stream_id
