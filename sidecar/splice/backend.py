@@ -328,6 +328,16 @@ class Backend(Member):
             upstream.draining = True
             upstream.close_if_idle()
 
+    def reinstate(self) -> None:
+        """Back in the snapshot: as new, but for the streams it still has, on connections that take no others."""
+        self.retired = False
+        self._failures = 0
+        self._another_at = 0.0
+        self._backing_off = False
+        self._impatient = False
+        self._full = False
+        self.record.back(self._context.now)
+
     def take_pending(self) -> list[Stream]:
         """The streams that wait here, for another backend."""
         streams = list(self.pending)

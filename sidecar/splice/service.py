@@ -54,14 +54,15 @@ class Service:
             for key, backend in self.backends.items()
             if key not in wanted or _moved(backend.endpoint, wanted[key])
         ]
+        leaving = {(b.endpoint.host, b.endpoint.port): b for b in self.retiring}
         gone = [self.backends.pop(key) for key in gone_keys]
         self.retiring.extend(gone)
         for key, endpoint in wanted.items():
             known = self.backends.get(key)
             if known is None:
-                self.backends[key] = Backend(self.context, self, endpoint)
-            else:
-                known.endpoint = endpoint
+                known = self._returning(endpoint, leaving) or Backend(self.context, self, endpoint)
+                self.backends[key] = known
+            known.endpoint = endpoint
         self._balancer.update(self.backends.values())
         if self.downstreams or self.waiting:
             self.connect()
@@ -72,6 +73,16 @@ class Service:
             for stream in streams:
                 self._pick_again(stream)
         self._retry_waiting()
+
+    def _returning(self, endpoint: Endpoint, leaving: dict[tuple[str, int], Backend]) -> Backend | None:
+        """The backend that had left and is back, if it still has streams: they count on, or the next ones would all
+        go where most are."""
+        backend = leaving.get((endpoint.host, endpoint.port))
+        if backend is None or _moved(backend.endpoint, endpoint):
+            return None
+        self.retiring.remove(backend)
+        backend.reinstate()
+        return backend
 
     def connect(self) -> None:
         """Have connections ready before they are needed."""

@@ -347,6 +347,31 @@ def test_an_endpoint_that_returns_while_draining_takes_new_streams() -> None:
     assert old.streams_open() == new.streams_open() == [1]
 
 
+def test_an_endpoint_that_returns_has_the_streams_it_has_kept() -> None:
+    """A readiness that flaps: what goes on there counts, or the next streams would all go to the one that has most."""
+    world = ready(1, 2)
+    client = world.client()
+    for _ in range(8):
+        client.opens()
+    old = world.backend(1)
+    world.endpoints(2)
+    world.endpoints(1, 2)
+    for _ in range(8):
+        client.opens()
+    new = world.backend(1)
+    assert new is not old
+    assert len(old.streams_open()) == len(new.streams_open()) == 4
+    assert len(world.backend(2).streams_open()) == 8
+    for each in (old, new):
+        for stream in each.streams_open():
+            each.sends(headers(stream, (*OK, *TRAILERS), end=True), rst(stream, 0))
+    assert old.closed
+    assert not new.closed
+    for stream in world.backend(2).streams_open():
+        world.backend(2).sends(headers(stream, (*OK, *TRAILERS), end=True), rst(stream, 0))
+    world.nothing_is_left()
+
+
 def test_a_new_endpoint_takes_the_next_streams() -> None:
     world = ready(1, 2)
     client = world.client()
