@@ -181,6 +181,15 @@ def run_client(namespace: Namespace, pod: str, *words: str, container: str = "cl
     return Report(json.loads(out.splitlines()[-1]))
 
 
+def reaches(namespace: Namespace, pod: str, target: str, container: str = "client") -> bool:
+    """Whether a TCP connection to `target`, host:port, can be made from the pod: its DNS and what kube-proxy has
+    written have to know of it. Raises KubeError with the reason if not."""
+    host, _, port = target.rpartition(":")
+    connect = f"import socket; socket.create_connection(('{host}', {port}), 5)"
+    namespace.execute(pod, container, "python", "-c", connect)
+    return True
+
+
 def max_over_mean(counts: Mapping[str, int], servers: int) -> float:
     """1.0 is even. `servers`: how many there were to choose from, idle ones too."""
     total = sum(counts.values())

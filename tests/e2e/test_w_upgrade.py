@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -70,18 +71,19 @@ class Maker:
 
     def _run(self) -> None:
         due = time.monotonic()
-        while not self._stop.wait(max(0.0, due - time.monotonic())):
+        for number in itertools.count():
+            if self._stop.wait(max(0.0, due - time.monotonic())):
+                return
             due += 1 / CREATED_A_SECOND
-            name = f"made-{len(self.sidecars) + len(self.errors)}"
+            name = f"made-{number}"
             # No node has this label, so the pod waits for ever.
             pod = client_pod(name, annotated(), nodeSelector={"evenstream.dev/e2e": "nowhere"})
             try:
                 made = self._namespace.api.create(self._namespace.path("pods"), pod)
+                self.sidecars.append(sidecar_image(made))
+                self._namespace.delete("pods", name, grace=0)
             except KubeError as error:
                 self.errors.append(str(error))
-                continue
-            self.sidecars.append(sidecar_image(made))
-            self._namespace.delete("pods", name, grace=0)
 
     def __enter__(self) -> Maker:
         self._thread.start()
