@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml hack/requirements/dev.txt
 
 $(VENV)/.built: $(VENV)/.installed setup.py $(COMPILED)
 	@echo "compiling wire, balance, splice and net with mypyc"
-	@$(PY) setup.py -q build_ext --inplace > $(VENV)/compile.log 2>&1 || { cat $(VENV)/compile.log; exit 1; }
+	@$(PY) setup.py -q build_ext --force --inplace > $(VENV)/compile.log 2>&1 || { cat $(VENV)/compile.log; exit 1; }
 	@touch $@
 
 test: test-compiled test-interpreted ## All tests that need no cluster, compiled and interpreted

@@ -14,6 +14,9 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError
 
 COMPILED_PACKAGES = ("sidecar/wire", "sidecar/balance", "sidecar/splice", "sidecar/net")
+# mypyc makes every function one that other libraries could replace, so each call between ours would go by a table and
+# none could be inlined. All of ours are in one library, and Python asks it for its init functions only.
+COMPILER_FLAGS = ["-fvisibility=hidden", "-fno-plt"]
 SWITCH = "EVENSTREAM_COMPILE"
 # pip asks for the metadata first, by one of these. They say nothing of what is compiled, and mypyc takes its time.
 METADATA_ONLY = (["egg_info"], ["dist_info"])
@@ -42,7 +45,10 @@ def extension_modules() -> list[object]:
         for path in sorted(Path(package).glob("*.py"))
         if path.name != "__init__.py"
     ]
-    return mypycify([*sources], opt_level="3", debug_level="0", group_name="evenstream", strip_asserts=False)
+    found = mypycify([*sources], opt_level="3", debug_level="0", group_name="evenstream", strip_asserts=False)
+    for module in found:
+        module.extra_compile_args += COMPILER_FLAGS
+    return list(found)
 
 
 class BuildExtensions(build_ext):
