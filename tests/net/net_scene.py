@@ -140,10 +140,12 @@ class SidecarProcess:
 class Grpc:
     """A grpcio server that counts. Unary answers who it is; Chat answers each message until the client ends."""
 
-    def __init__(self, host: str, port: int, takes: float = 0.0) -> None:
-        """`takes`: seconds that a Unary call takes."""
-        self.host = host
+    def __init__(self, host: str, port: int, takes: float = 0.0, fails: str = "") -> None:
+        """`takes`: seconds that a Unary call takes. `fails`: it ends with NOT_FOUND and this message."""
+        self.host, self.port = host, port
         self.takes = takes
+        self.fails = fails
+        self.metadata: dict[str, str | bytes] = {}  # of the last Unary call
         self.begun = 0
         self.hold = threading.Event()
         self.hold.set()  # cleared: Unary calls wait
@@ -164,6 +166,9 @@ class Grpc:
         self._count()
         self.hold.wait(60)
         time.sleep(self.takes)
+        self.metadata = dict(context.invocation_metadata())
+        if self.fails:
+            context.abort(grpc.StatusCode.NOT_FOUND, self.fails)
         return self.host.encode()
 
     def _chat(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
