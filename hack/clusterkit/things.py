@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -38,6 +39,17 @@ def sidecar_image(pod: Json) -> str:
     """Of the sidecar that a pod was given; empty if it was given none."""
     given = {each["name"]: each["image"] for each in pod["spec"].get("initContainers", ())}
     return str(given.get("evenstream", ""))
+
+
+def renamed_greeter(name: str, replicas: int) -> tuple[Json, Json]:
+    """The Service and the Deployment of examples/greeter/backend.yaml under another name; its pods go at once."""
+    made = json.loads(json.dumps(manifest("backend.yaml")).replace('"greeter"', f'"{name}"'))
+    greeter, deployment = made
+    deployment["spec"]["replicas"] = replicas
+    spec = deployment["spec"]["template"]["spec"]
+    del spec["containers"][0]["lifecycle"]
+    spec["terminationGracePeriodSeconds"] = 0
+    return greeter, deployment
 
 
 def service(name: str, ports: Mapping[str, int], selector: str = "", **port: str) -> Json:

@@ -3,16 +3,14 @@ their own server ends them."""
 
 from __future__ import annotations
 
-import copy
-import json
 import time
 from typing import Any
 
 import pytest
 from clusterkit.backends import Backends, EndpointsWatch
 from clusterkit.kube import KubeError, Namespace, wait_for
-from clusterkit.load import Load, Totals, Traffic, manifest
-from clusterkit.things import service
+from clusterkit.load import Load, Totals, Traffic
+from clusterkit.things import renamed_greeter, service
 from figures import Figures, milliseconds
 
 pytestmark = pytest.mark.e2e
@@ -126,12 +124,10 @@ def evicted(namespace: Namespace, pod: str) -> bool:
 
 def flapper() -> dict[str, Any]:
     """The greeter's Deployment, of two pods that are ready while /state/ready exists."""
-    (_, deployment) = manifest("backend.yaml")
-    made = json.loads(json.dumps(deployment).replace(f'"{deployment["metadata"]["name"]}"', f'"{FLAPPER}"'))
-    made["spec"]["replicas"] = 2
+    _, made = renamed_greeter(FLAPPER, 2)
     spec = made["spec"]["template"]["spec"]
     container = spec["containers"][0]
-    serve = " ".join(copy.deepcopy(container["command"]))
+    serve = " ".join(container["command"])
     container["command"] = ["sh", "-c", f"touch /state/ready && exec {serve}"]
     container["readinessProbe"] = {
         "exec": {"command": ["test", "-e", "/state/ready"]},
@@ -142,10 +138,7 @@ def flapper() -> dict[str, Any]:
     }
     container["volumeMounts"] = [{"name": "state", "mountPath": "/state"}]
     spec["volumes"] = [{"name": "state", "emptyDir": {}}]
-    # It goes at once when the test is over.
-    del container["lifecycle"]
-    spec["terminationGracePeriodSeconds"] = 0
-    return dict(made)
+    return made
 
 
 def test_readiness_that_flaps(namespace: Namespace, client: str, figures: Figures) -> None:

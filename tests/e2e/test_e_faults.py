@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import pytest
 from clusterkit import mesh, node
 from clusterkit.backends import Backends
-from clusterkit.kube import Cluster, Json, KubeError, Namespace, wait_for
-from clusterkit.load import Load, manifest, reaches
+from clusterkit.kube import Cluster, KubeError, Namespace, wait_for
+from clusterkit.load import Load, reaches
 from clusterkit.node import Container
-from clusterkit.things import annotated, client_pod
+from clusterkit.things import annotated, client_pod, renamed_greeter
 from figures import Figures, milliseconds
 
 from contract.names import STATE_DIR
@@ -240,16 +240,6 @@ def works(namespace: Namespace) -> bool:
     namespace.delete("services", name)
     namespace.delete("apps/v1/deployments", name)
     return True
-
-
-def renamed_greeter(name: str, replicas: int) -> list[Json]:
-    """The greeter's Service and Deployment under another name; its pods go at once."""
-    made = json.loads(json.dumps(manifest("backend.yaml")).replace('"greeter"', f'"{name}"'))
-    spec = made[1]["spec"]
-    spec["replicas"] = replicas
-    del spec["template"]["spec"]["containers"][0]["lifecycle"]
-    spec["template"]["spec"]["terminationGracePeriodSeconds"] = 0
-    return list(made)
 
 
 def burst(container: Container) -> dict[str, int]:
